@@ -1,0 +1,81 @@
+# Targets for people: `make help` lists them. Everything runs in .venv, which the first target that needs it makes.
+
+STUDY ?= fig8-mnist5k
+RESULTS ?= results
+PORT ?= 5000
+PYTHON ?= python3
+export SWEEPS_RESULTS := $(abspath $(RESULTS))
+
+RUN := .venv/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help install sweep plan status report ui test lint format types golden bench-trainer clean
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@echo
+	@echo "STUDY=$(STUDY) names the study or your own .py file; RESULTS=$(RESULTS) the folder that all results lie under."
+
+sweep: .venv/installed ## train what STUDY still lacks, then show its table and draw its figures
+	@$(RUN) -m sweeps run '$(STUDY)' $(if $(JOBS),--jobs $(JOBS))
+	@$(RUN) -m analysis report '$(STUDY)'
+	@$(RUN) -m sweeps publish '$(STUDY)'
+
+sweep-%: ## sweep-NAME is sweep STUDY=NAME
+	@$(MAKE) --no-print-directory sweep STUDY='$*'
+
+plan: .venv/installed ## show the cells of STUDY and how much of it is finished
+	@$(RUN) -m sweeps plan '$(STUDY)'
+
+status: .venv/installed ## show how far STUDY is, and why trials failed
+	@$(RUN) -m sweeps status '$(STUDY)'
+
+report: .venv/installed ## show the table of STUDY again and draw its figures
+	@$(RUN) -m analysis report '$(STUDY)'
+	@$(RUN) -m sweeps publish '$(STUDY)'
+
+ui: .venv/installed ## browse all results in MLflow on 127.0.0.1, port PORT
+	@$(RUN) -m sweeps ui --port $(PORT)
+
+test: .venv/installed-test ## pass the tests
+	@$(RUN) -m pytest
+
+lint: .venv/installed-test ## check style and formatting
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+format: .venv/installed-test ## mend style and formatting
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+types: .venv/installed-test ## check types
+	@$(RUN) -m mypy
+
+golden: .venv/installed ## write the studies' golden files anew, for a diff to show what changed
+	@$(RUN) -m search_spaces.golden tests/golden
+
+bench-trainer: .venv/installed ## print what an AMP step costs, as a ratio to an ERM step
+	@$(RUN) -m benchmarks.trainer
+
+install: .venv/installed ## make .venv with the pinned packages; the other targets do this by themselves
+
+clean: ## remove .venv and caches; results stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13: name one, make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "error: $(PYTHON) cannot make .venv: install its venv module (Debian: apt-get install python3-venv)" >&2; \
+	  exit 2; }
+
+.venv/installed: pyproject.toml requirements.lock | .venv/bin/python
+	@echo "Installing the pinned packages into .venv: minutes, once"
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@

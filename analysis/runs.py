@@ -1,0 +1,96 @@
+"""MLflow read into one tidy frame: a row a declared trial, whatever became of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from search_spaces.study import Study
+from trainer.declaration import ConfigError
+from trainer.machine import Results
+
+FINAL = "final/"
+TAGS = ("commit", "version.torch", "cause")
+
+
+def load(study: Study, results: Results) -> pd.DataFrame:
+    """One row a trial of ``study``, in declared order.
+
+    Columns: ``trial_id``; ``cell``, the label of its cell; every parameter under its own name (``method.epsilon``);
+    ``outcome``: finished, diverged, failed, running, interrupted or missing; ``run_id``; the tags in ``TAGS``; every
+    metric of the last epoch under its own name (``test/nll``). Metrics of trials that are not finished are NaN, so that
+    none of them can enter a mean. Raises ConfigError when the tracking store does not answer.
+    """
+    runs = _runs_by_trial(study, results)
+    labels = {trial.trial_id: cell.label for cell in study.cells() for trial in cell.trials}
+    return pd.DataFrame([_row(trial, labels[trial.trial_id], runs.get(trial.trial_id)) for trial in study.trials])
+
+
+def _row(trial: TrialConfig, label: str, run: Run | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"trial_id": trial.trial_id, "cell": label}
+    row |= {key: str(value) if isinstance(value, list) else value for key, value in trial.params().items()}
+    row["outcome"] = _outcome(run)
+    row["run_id"] = run.info.run_id if run else None
+    row |= {tag: run.data.tags.get(tag) if run else None for tag in TAGS}
+    if run is not None and row["outcome"] == "finished":
+        metrics = run.data.metrics.items()
+        row |= {name.removeprefix(FINAL): value for name, value in metrics if name.startswith(FINAL)}
+    return row
+
+
+def _outcome(run: Run | None) -> str:
+    if run is None:
+        return "missing"
+    if run.info.status == "FINISHED":
+        return "finished"
+    if run.info.status == "FAILED":
+        return str(run.data.tags.get("outcome", "failed"))
+    return "running" if run.info.status == "RUNNING" else "interrupted"
+
+
+def _runs_by_trial(study: Study, results: Results) -> dict[str, Run]:
+    """Runs by trial id; for a copy the run of the study that trained it."""
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    try:
+        client = MlflowClient(tracking_uri=results.tracking_uri, registry_uri=results.tracking_uri)
+        experiment = client.get_experiment_by_name(study.name)
+        runs = list(_all_runs(client, experiment.experiment_id)) if experiment else []
+        originals = {run.info.run_id: _original(client, run) for run in runs}
+    except MlflowException as error:
+        cause = str(error).splitlines()[0]
+        raise ConfigError(f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {cause}") from error
+    by_trial: dict[str, Run] = {}
+    for run in runs:
+        original = originals[run.info.run_id]
+        if original is not None and "trial_id" in run.data.tags:
+            by_trial.setdefault(run.data.tags["trial_id"], original)
+    return by_trial
+
+
+def _original(client: MlflowClient, run: Run) -> Run | None:
+    copied = run.data.tags.get("copy_of")
+    if copied is None:
+        return run
+    try:
+        return client.get_run(copied)
+    except MlflowException:
+        return None
+
+
+def _all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], "tags.kind = 'trial'", max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,166 @@
+"""Tables: a row a cell, as numbers for files and as text for people."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+from rich.table import Table
+
+from analysis.compare import BASELINE, best_on_validation, estimate, paired_differences
+from search_spaces.study import Study, varying_params
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A metric as people read it: ``scale`` 100 turns a fraction into per cent."""
+
+    metric: str
+    title: str
+    scale: float
+    digits: int
+
+
+COLUMNS = (
+    Column("train/nll", "train NLL", 1, 4),
+    Column("val/nll", "val NLL", 1, 4),
+    Column("test/nll", "test NLL", 1, 4),
+    Column("test/error", "test error %", 100, 2),
+    Column("test/ece", "test ECE %", 100, 2),
+)
+
+
+def present_columns(frame: pd.DataFrame) -> list[Column]:
+    """The columns whose metric some trial has."""
+    return [column for column in COLUMNS if column.metric in frame and frame[column.metric].notna().any()]
+
+
+def headline(frame: pd.DataFrame) -> Column:
+    """The metric that cells are compared by: the test NLL, or in a search, which has none, the validation NLL."""
+    present = {column.metric: column for column in present_columns(frame)}
+    return present.get("test/nll") or COLUMNS[1]
+
+
+def varying(study: Study) -> list[str]:
+    """The parameters that tell the study's cells apart."""
+    return varying_params([cell.params for cell in study.cells()])
+
+
+def cells_table(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a cell: its varying parameters, seeds declared and finished, and for each metric mean, sd and interval.
+
+    ``difference/*`` is the paired difference to ERM in the headline metric, ``difference/lower`` in how many of its
+    pairs the cell is below ERM. Fractions stay fractions here.
+    """
+    params = list(study.trials[0].params()) + [name for name in varying(study) if name not in study.trials[0].params()]
+    metric = headline(frame).metric
+    differences = paired_differences(frame, [p for p in params if p in frame], metric) if metric in frame else None
+    chosen = best_on_validation(frame[frame["method"] != BASELINE])
+    rows = []
+    for cell in study.cells():
+        own = frame[frame["cell"] == cell.label]
+        row = {name: cell.params.get(name) for name in varying(study)} or {"method": cell.params["method"]}
+        row |= {"cell": cell.label, "cell_id": cell.cell_id, "seeds": len(own)}
+        row |= {f"n_{outcome}": int((own["outcome"] == outcome).sum()) for outcome in ("finished", "diverged")}
+        row["chosen_on_validation"] = cell.label == chosen
+        for column in present_columns(frame):
+            row |= _statistics(column.metric, own[column.metric])
+        if differences is not None and cell.params["method"] != BASELINE:
+            own_differences = differences[own.index]
+            row |= _statistics("difference", own_differences)
+            row["difference/lower"] = int((own_differences < 0).sum())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _statistics(name: str, values: pd.Series[float]) -> dict[str, float]:
+    found = estimate(values)
+    statistics = {"n": found.n, "mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}
+    return {f"{name}/{statistic}": value for statistic, value in statistics.items()}
+
+
+def text_rows(study: Study, frame: pd.DataFrame, table: pd.DataFrame) -> list[list[str]]:
+    """The table of ``cells_table`` as people read it, header first: means, and the paired difference to ERM."""
+    names, columns, main = varying(study) or ["method"], present_columns(frame), headline(frame)
+    rows = [[*names, *(column.title for column in columns), f"{main.title} - ERM's [95% CI]", "n"]]
+    for _, row in table.iterrows():
+        values = [_text(row[name]) for name in names]
+        values[-1] += " *" if row["chosen_on_validation"] else ""
+        means = [_number(row[f"{column.metric}/mean"] * column.scale, column.digits) for column in columns]
+        rows.append([*values, *means, _difference(row, main), _seeds(row)])
+    return rows
+
+
+def terminal_table(rows: list[list[str]]) -> Table:
+    """``text_rows`` for a terminal."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for title in rows[0]:
+        shown.add_column(title, justify="left" if title == "method" else "right")
+    for row in rows[1:]:
+        shown.add_row(*row)
+    return shown
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """``text_rows`` in Markdown."""
+    rule = ["---" if title == "method" else "---:" for title in rows[0]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]])
+
+
+def _text(value: object) -> str:
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "–" if missing else str(value)
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _difference(row: pd.Series[float], column: Column) -> str:
+    if "difference/mean" not in row or math.isnan(row["difference/mean"]):
+        return "–"
+    low, mean, high = (row[f"difference/{name}"] * column.scale for name in ("low", "mean", "high"))
+    interval = "[n = 1]" if math.isnan(low) else f"[{low:+.{column.digits}f}, {high:+.{column.digits}f}]"
+    return f"{mean:+.{column.digits}f} {interval}"
+
+
+def _seeds(row: pd.Series[float]) -> str:
+    """``5``, or ``3/5`` when two seeds are missing, ``3/5, 2 diverged`` when they diverged."""
+    finished, declared, diverged = int(row["n_finished"]), int(row["seeds"]), int(row["n_diverged"])
+    text = str(finished) if finished == declared else f"{finished}/{declared}"
+    return f"{text}, {diverged} diverged" if diverged else text
+
+
+def notes(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """What a reader must know to read the table right, a line each."""
+    lines = [
+        "Means over seeds at the last epoch. Intervals are 95% Student-t over paired seeds; they cover the choice of"
+        " the seed, not that of the test images.",
+    ]
+    if bool(table["chosen_on_validation"].any()):
+        lines.append("* lowest mean validation NLL among the cells with a perturbation: chosen without the test set.")
+    lines.append("Baselines are not tuned here: a difference says what the method adds to these settings, no more.")
+    counts = frame["outcome"].value_counts()
+    unfinished = {str(name): int(count) for name, count in counts.items() if name != "finished"}
+    if unfinished:
+        lines.append("Not finished: " + ", ".join(f"{count} {name}" for name, count in unfinished.items()) + ".")
+    for tag in ("commit", "version.torch"):
+        mixed = frame[tag].dropna().value_counts()
+        if len(mixed) > 1:
+            parts = ", ".join(f"{name} ({count} trials)" for name, count in mixed.items())
+            lines.append(f"The table mixes trials of more than one {tag}: {parts}.")
+    return lines
+
+
+def answer(frame: pd.DataFrame, table: pd.DataFrame) -> str:
+    """One sentence: the cell chosen on validation against ERM, in the headline metric, with its uncertainty."""
+    chosen = table[table["chosen_on_validation"]]
+    if chosen.empty or "difference/mean" not in chosen or math.isnan(chosen.iloc[0]["difference/mean"]):
+        return "No cell can be compared with ERM yet."
+    row, column = chosen.iloc[0], headline(frame)
+    return (
+        f"{row['cell']}, chosen on validation, has a {column.title} of {_number(row[f'{column.metric}/mean'], 4)};"
+        f" paired difference to ERM {_difference(row, column)}, lower in {row['difference/lower']:.0f} of"
+        f" {row['difference/n']:.0f} seeds."
+    )

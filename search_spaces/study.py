@@ -1,0 +1,92 @@
+"""A study: a question and the finite set of trials that answers it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from trainer.config import TrialConfig, identity
+from trainer.declaration import ConfigError, Scalar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """The trials of a study that differ in nothing but the seed.
+
+    params: their parameters without the seed. label: what tells the cell from the others of its study.
+    """
+
+    params: Mapping[str, Scalar]
+    trials: tuple[TrialConfig, ...]
+    label: str
+
+    @property
+    def cell_id(self) -> str:
+        """The same in every study that declares this cell."""
+        return identity(self.params)
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(trial.seed for trial in self.trials)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A finite set of trials, in the order in which they are started.
+
+    name: names the MLflow experiment and the report's folder. question: one sentence, shown with the results.
+    """
+
+    name: str
+    question: str
+    trials: tuple[TrialConfig, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trials", tuple(self.trials))
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", str(self.name)):
+            raise ConfigError(f"Study.name = {self.name!r}: must be lower-case letters, digits and '-', at most 64")
+        if not self.trials or not all(isinstance(trial, TrialConfig) for trial in self.trials):
+            raise ConfigError(f"Study.trials of {self.name!r}: must be one TrialConfig or more")
+        _refuse_twins(self.trials)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells in order of first appearance, seeds rising."""
+        params: dict[str, Mapping[str, Scalar]] = {}
+        members: dict[str, list[TrialConfig]] = {}
+        for trial in self.trials:
+            own = {key: value for key, value in trial.params().items() if key != "seed"}
+            params.setdefault(identity(own), own)
+            members.setdefault(identity(own), []).append(trial)
+        varying = varying_params(params.values())
+        return tuple(
+            Cell(
+                params=own,
+                trials=tuple(sorted(members[cell_id], key=lambda trial: trial.seed)),
+                label=_label(own, varying),
+            )
+            for cell_id, own in params.items()
+        )
+
+
+def _refuse_twins(trials: Iterable[TrialConfig]) -> None:
+    seen: dict[str, TrialConfig] = {}
+    for trial in trials:
+        if seen.setdefault(trial.trial_id, trial) is not trial:
+            raise ConfigError(f"Study.trials: {trial.method!r} with seed {trial.seed} stands twice: declare it once")
+
+
+def varying_params(cells: Iterable[Mapping[str, Scalar]]) -> list[str]:
+    """Names that have more than one value among the cells that have them, in order of appearance."""
+    values: dict[str, set[str]] = {}
+    for params in cells:
+        for key, value in params.items():
+            values.setdefault(key, set()).add(repr(value))
+    return [key for key, found in values.items() if len(found) > 1]
+
+
+def _label(params: Mapping[str, Scalar], varying: Iterable[str]) -> str:
+    differences = [
+        f"{key.removeprefix('method.')}={params[key]}" for key in varying if key in params and key != "method"
+    ]
+    return " ".join([str(params["method"]), *differences])

@@ -1,0 +1,149 @@
+"""``python -m sweeps``: plan, run, status and publish a study.
+
+The command line takes a study and facts of the machine, never a hyper-parameter. Exit codes: 0 all trials finished, 1
+some failed or diverged, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from search_spaces.catalog import built_in, find
+from search_spaces.study import Study
+from sweeps.ledger import OVER, Ledger, LedgerRow
+from sweeps.sweep import INTERRUPTED, Sweep
+from trainer.declaration import ConfigError
+from trainer.machine import Results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is returned."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sweeps", description="Declared studies, each trial trained once.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command, text in (
+        (_list, "list the built-in studies"),
+        (_plan, "show a study's cells and how much of it is finished"),
+        (_run, "train what is not finished yet"),
+        (_status, "show how far a study is, and why trials failed"),
+        (_publish, "put the study's report into MLflow"),
+        (_ui, "browse results in MLflow's own pages, on this machine alone"),
+    ):
+        sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text)
+        sub.set_defaults(command=command)
+        if command is _ui:
+            sub.add_argument("--port", type=_positive, default=5000, help="default: %(default)s")
+        elif command is not _list:
+            sub.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
+        if command is _run:
+            sub.add_argument("--jobs", type=_positive, default=_cores(), help="trials at a time (default: %(default)s)")
+            sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
+    return int(text)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _list(_options: argparse.Namespace) -> int:
+    for study in built_in().values():
+        print(f"{study.name:16} {len(study.trials):4} trials  {study.question}")
+    return 0
+
+
+def _open(study: Study) -> tuple[Results, Ledger]:
+    results = Results.here()
+    try:
+        results.root.mkdir(parents=True, exist_ok=True)
+        (results.root / ".writable").touch()
+        (results.root / ".writable").unlink()
+    except OSError as error:
+        raise ConfigError(f"SWEEPS_RESULTS: cannot write to {results.root}: {error.strerror}") from error
+    ledger = Ledger(results.ledger_url)
+    ledger.declare(study.name, study.trials)
+    return results, ledger
+
+
+def _rows(study: Study, ledger: Ledger) -> dict[str, LedgerRow]:
+    return ledger.rows([trial.trial_id for trial in study.trials])
+
+
+def _plan(options: argparse.Namespace) -> int:
+    study = find(options.study)
+    _, ledger = _open(study)
+    rows = _rows(study, ledger)
+    print(f"{study.name}: {study.question}\n")
+    for cell in study.cells():
+        finished = sum(rows[trial.trial_id].state in OVER for trial in cell.trials)
+        print(f"  {cell.label:32} {len(cell.trials)} seeds, {finished} finished")
+    print(f"\n{_counts(study, rows)}")
+    return 0
+
+
+def _counts(study: Study, rows: dict[str, LedgerRow]) -> str:
+    count = Counter(row.state for row in rows.values())
+    states = ", ".join(f"{count[state]} {state}" for state in ("finished", "diverged", "failed", "leased", "pending"))
+    return f"{len(study.cells())} cells, {len(study.trials)} trials: {states.replace('leased', 'running')}"
+
+
+def _status(options: argparse.Namespace) -> int:
+    study = find(options.study)
+    _, ledger = _open(study)
+    rows = _rows(study, ledger)
+    print(f"{study.name}: {_counts(study, rows)}")
+    for cell in study.cells():
+        for trial in cell.trials:
+            row = rows[trial.trial_id]
+            if row.state in ("failed", "diverged"):
+                last = (row.cause or "no cause recorded").strip().splitlines()[-1]
+                print(f"  {row.state}: {cell.label} seed={trial.seed} ({row.trial_id}): {last}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
+
+    study = find(options.study)
+    results, ledger = _open(study)
+    return run(Sweep(study, options.study, results, ledger, options.jobs, options.device))
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from sweeps.publish import publish
+
+    study = find(options.study)
+    results, ledger = _open(study)
+    where = results.tracking_uri
+    print(f"Published to {where}" if publish(study, results, ledger) else f"{where} is up to date already")
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from sweeps.ui import serve
+
+    serve(Results.here(), options.port)
+    return 0

@@ -1,0 +1,112 @@
+"""Delivery of trials to MLflow, beside the training and without ever holding it up.
+
+What could not be delivered is not lost: a trial's checkpoint keeps all its records, and the next run of the study
+delivers whatever MLflow does not show yet.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from search_spaces.study import Study
+from sweeps.ledger import Ledger, LedgerRow, State
+from sweeps.tracking import ENDED, UNREACHABLE, Delivery, Tracker, first_line
+from trainer.machine import Results
+
+
+def deliver_missing(study: Study, rows: dict[str, LedgerRow], tracker: Tracker, results: Results) -> list[str]:
+    """Write what the ledger has and MLflow lacks: outcomes of killed drivers, trials other studies trained.
+
+    Returns the ids of finished trials whose records are gone, checkpoint and all.
+    """
+    own: dict[str, State] = {trial_id: row.state for trial_id, row in rows.items() if row.study == study.name}
+    gone: list[str] = []
+    for trial in tracker.stale(own):
+        delivery = _from_checkpoint(Delivery(trial, own[trial.trial_id], cause=rows[trial.trial_id].cause), results)
+        if delivery.state == "finished" and not delivery.records:
+            gone.append(trial.trial_id)
+        else:
+            tracker.write(delivery)
+    for trial in study.trials:
+        row = rows[trial.trial_id]
+        if row.study != study.name and row.state == "finished":
+            tracker.copy(trial, row.study)
+    return gone
+
+
+def _from_checkpoint(delivery: Delivery, results: Results) -> Delivery:
+    from trainer.checkpoint import load_checkpoint  # torch, which a run with nothing to deliver does not need
+
+    trial_id = delivery.trial.trial_id
+    stored = load_checkpoint(results.checkpoint(trial_id), trial_id)
+    return Delivery(delivery.trial, delivery.state, stored.records if stored else (), delivery.cause)
+
+
+class Courier:
+    """A thread that writes deliveries to MLflow in the order in which they were sent, trying again until it may not."""
+
+    LONGEST_PAUSE_SECONDS = 10.0
+
+    def __init__(self, tracker: Tracker, warn: Callable[[str], None]) -> None:
+        self._tracker, self._warn = tracker, warn
+        self._queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._give_up = threading.Event()
+        self._undelivered = 0
+        self._thread = threading.Thread(target=self._work, name="mlflow-delivery", daemon=True)
+        self._thread.start()
+
+    def send(self, delivery: Delivery) -> None:
+        """Have ``delivery`` written soon; returns at once."""
+        self._queue.put(delivery)
+
+    def close(self, patience: float) -> int:
+        """Wait until all is written, at most ``patience`` seconds; the number of outcomes not delivered is returned."""
+        self._queue.put(None)
+        self._thread.join(patience)
+        self._give_up.set()
+        self._thread.join(patience)
+        return self._undelivered
+
+    def _work(self) -> None:
+        while (delivery := self._queue.get()) is not None:
+            if not self._write(delivery):
+                self._undelivered += delivery.state in ENDED
+
+    def _write(self, delivery: Delivery) -> bool:
+        pause, warned = 0.5, False
+        while not self._give_up.is_set():
+            try:
+                self._tracker.write(delivery)
+                return True
+            except UNREACHABLE as error:
+                if not warned:
+                    self._warn(f"MLflow does not take records ({first_line(error)}): training goes on, I keep trying")
+                    warned = True
+            self._give_up.wait(pause)
+            pause = min(2 * pause, self.LONGEST_PAUSE_SECONDS)
+        return False
+
+
+class Heartbeat:
+    """A thread that renews an owner's leases well before they lapse. A ledger that is busy is asked again."""
+
+    def __init__(self, ledger: Ledger, owner: str, every: float) -> None:
+        self._ledger, self._owner, self._every = ledger, owner, every
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._every):
+            try:
+                self._ledger.renew(self._owner)
+            except UNREACHABLE:
+                time.sleep(0.1)
+
+    def close(self) -> None:
+        """Stop renewing."""
+        self._over.set()
+        self._thread.join()

@@ -1,0 +1,238 @@
+"""The ledger: which trials exist, who trains them and what is finished. It alone says so; MLflow is for people.
+
+A trial is leased before it runs, on the database's clock, and the lease is renewed by a heartbeat. A lapsed lease can
+be taken by any other driver, and what its former owner then says of the trial is refused. A trial is keyed by its
+``trial_id``, so a finished one is never trained again, whatever study or process asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateTable
+
+from trainer.config import TrialConfig, canonical_json
+from trainer.declaration import ConfigError
+
+State = Literal["pending", "leased", "finished", "diverged", "failed"]
+OVER: frozenset[State] = frozenset({"finished", "diverged"})
+"""Outcomes that stand: such a trial is never trained again."""
+
+LEASE_SECONDS = 15.0
+"""Longer than Ray's workers outlive a killed driver (3 to 6 s), so that a lapsed lease has no trainer any more."""
+
+SCHEMA_VERSION = 1
+CHUNK = 10_000  # ids in one statement: SQLite takes 32,766 variables
+
+_schema = sql.MetaData()
+_version = sql.Table("ledger_version", _schema, sql.Column("version", sql.Integer, primary_key=True))
+_trials = sql.Table(
+    "trials",
+    _schema,
+    sql.Column("trial_id", sql.String(16), primary_key=True),
+    sql.Column("params", sql.Text, nullable=False),
+    sql.Column("study", sql.String(64), nullable=False),
+    sql.Column("state", sql.String(16), nullable=False),
+    sql.Column("owner", sql.String(64)),
+    sql.Column("lease_until", sql.Float),
+    sql.Column("cause", sql.Text),
+)
+_runs = sql.Table(
+    "mlflow_runs",
+    _schema,
+    sql.Column("study", sql.String(64), primary_key=True),
+    sql.Column("key", sql.String(32), primary_key=True),
+    sql.Column("run_id", sql.String(64), nullable=False),
+)
+
+
+class _Now(sql.sql.functions.GenericFunction[float]):
+    """Seconds since 1970 on the database's clock, with fractions."""
+
+    name = "now_seconds"
+    type = sql.Float()
+    inherit_cache = True
+
+
+@compiles(_Now, "sqlite")
+def _sqlite_now(_element: _Now, _compiler: Any, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(_Now, "postgresql")
+def _postgresql_now(_element: _Now, _compiler: Any, **_: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A trial as the ledger has it. study: the one that trains it. cause: why it failed or diverged."""
+
+    trial_id: str
+    params: str
+    study: str
+    state: State
+    owner: str | None
+    lease_until: float | None
+    cause: str | None
+
+
+class Ledger:
+    """The ledger at a database URL (SQLite or PostgreSQL); may be used from several threads.
+
+    Raises ConfigError, one line, when the database cannot be opened or is of another version.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._where = make_url(url).render_as_string(hide_password=True)
+        waiting = {"timeout": 30.0} if url.startswith("sqlite") else {}
+        self._engine = sql.create_engine(url, connect_args=waiting)
+        with self._errors_in_one_line():
+            self._create()
+
+    def _create(self) -> None:
+        with self._engine.begin() as connection:
+            for table in _schema.sorted_tables:
+                connection.execute(CreateTable(table, if_not_exists=True))
+            connection.execute(self._insert(_version).values(version=SCHEMA_VERSION).on_conflict_do_nothing())
+            versions = set(connection.scalars(sql.select(_version.c.version)))
+        if versions != {SCHEMA_VERSION}:
+            raise ConfigError(f"ledger {self._where}: has schema {versions}, this code has {SCHEMA_VERSION}")
+
+    @contextlib.contextmanager
+    def _errors_in_one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            cause = " ".join(str(getattr(error, "orig", None) or error).split())
+            raise ConfigError(f"ledger {self._where}: {cause}") from error
+
+    def _insert(self, table: sql.Table) -> Any:
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        return dialect.insert(table)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def declare(self, study: str, trials: Iterable[TrialConfig]) -> None:
+        """Enter the trials that nobody declared before, as pending; those that exist stay as they are."""
+        rows = [
+            {"trial_id": trial.trial_id, "params": canonical_json(trial.params()), "study": study, "state": "pending"}
+            for trial in trials
+        ]
+        with self._engine.begin() as connection:
+            connection.execute(self._insert(_trials).on_conflict_do_nothing(), rows)
+
+    def retry_failed(self, trial_ids: Sequence[str]) -> None:
+        """Make failed trials pending again. Those that diverged stay: they would diverge again."""
+        with self._engine.begin() as connection:
+            for ids in _chunks(trial_ids):
+                failed = _trials.c.trial_id.in_(ids) & (_trials.c.state == "failed")
+                connection.execute(sql.update(_trials).where(failed).values(state="pending", cause=None))
+
+    def lease(self, trial_ids: Sequence[str], owner: str, study: str) -> LedgerRow | None:
+        """Take, for ``study``, the first of ``trial_ids`` that is pending, or leased and lapsed; None when none is."""
+        for trial_id in self._available(trial_ids):
+            taken = sql.update(_trials).where(_trials.c.trial_id == trial_id, _is_available())
+            with self._engine.begin() as connection:
+                lease = {"state": "leased", "owner": owner, "lease_until": _Now() + LEASE_SECONDS}
+                if connection.execute(taken.values(lease | {"study": study, "cause": None})).rowcount == 1:
+                    return self._row(connection, trial_id)
+        return None
+
+    def _available(self, trial_ids: Sequence[str]) -> list[str]:
+        available: set[str] = set()
+        with self._engine.connect() as connection:
+            for ids in _chunks(trial_ids):
+                query = sql.select(_trials.c.trial_id).where(_trials.c.trial_id.in_(ids), _is_available())
+                available.update(connection.scalars(query))
+        return [trial_id for trial_id in trial_ids if trial_id in available]
+
+    def renew(self, owner: str) -> None:
+        """The heartbeat: prolong the leases of ``owner`` that have not lapsed."""
+        with self._engine.begin() as connection:
+            mine = sql.update(_trials).where(_is_held_by(owner))
+            connection.execute(mine.values(lease_until=_Now() + LEASE_SECONDS))
+
+    def holds(self, trial_id: str, owner: str) -> bool:
+        """Whether ``owner`` has a lease on the trial that has not lapsed."""
+        with self._engine.connect() as connection:
+            query = sql.select(_trials.c.trial_id).where(_trials.c.trial_id == trial_id, _is_held_by(owner))
+            return connection.scalar(query) is not None
+
+    def settle(self, trial_id: str, owner: str, state: State, cause: str | None = None) -> bool:
+        """End a lease with an outcome (``pending`` gives the trial back); False, and no change, when it had lapsed."""
+        with self._engine.begin() as connection:
+            mine = sql.update(_trials).where(_trials.c.trial_id == trial_id, _is_held_by(owner))
+            outcome = {"state": state, "cause": cause, "owner": None, "lease_until": None}
+            return connection.execute(mine.values(outcome)).rowcount == 1
+
+    def release(self, owner: str) -> None:
+        """Give back whatever ``owner`` still holds."""
+        with self._engine.begin() as connection:
+            mine = sql.update(_trials).where(_trials.c.state == "leased", _trials.c.owner == owner)
+            connection.execute(mine.values(state="pending", owner=None, lease_until=None))
+
+    def rows(self, trial_ids: Sequence[str]) -> dict[str, LedgerRow]:
+        """The trials that the ledger has of ``trial_ids``, by id. A lapsed lease shows as pending."""
+        found: dict[str, LedgerRow] = {}
+        with self._engine.connect() as connection:
+            for ids in _chunks(trial_ids):
+                for row in connection.execute(_select_rows().where(_trials.c.trial_id.in_(ids))):
+                    found[row.trial_id] = LedgerRow(*row)
+        return found
+
+    def _row(self, connection: sql.Connection, trial_id: str) -> LedgerRow:
+        return LedgerRow(*connection.execute(_select_rows().where(_trials.c.trial_id == trial_id)).one())
+
+    def run_ids(self, study: str) -> dict[str, str]:
+        """MLflow run ids of the study's summary, cells and trials, by key."""
+        with self._engine.connect() as connection:
+            query = sql.select(_runs.c.key, _runs.c.run_id).where(_runs.c.study == study)
+            return {row.key: row.run_id for row in connection.execute(query)}
+
+    def claim_run(self, study: str, key: str, run_id: str, instead_of: str | None = None) -> str:
+        """Record the MLflow run of ``key`` unless somebody was first; the id that is recorded now is returned.
+
+        instead_of: a recorded id that the tracking store does not know (another store, a deleted run).
+        """
+        here = (_runs.c.study == study) & (_runs.c.key == key)
+        with self._engine.begin() as connection:
+            if instead_of is not None:
+                stale = sql.update(_runs).where(here, _runs.c.run_id == instead_of)
+                connection.execute(stale.values(run_id=run_id))
+            insert = self._insert(_runs).values(study=study, key=key, run_id=run_id)
+            connection.execute(insert.on_conflict_do_nothing())
+            return str(connection.scalars(sql.select(_runs.c.run_id).where(here)).one())
+
+
+def _select_rows() -> sql.Select[Any]:
+    lapsed = (_trials.c.state == "leased") & (_trials.c.lease_until < _Now())
+    state = sql.case((lapsed, "pending"), else_=_trials.c.state).label("state")
+    columns = _trials.c
+    return sql.select(
+        columns.trial_id, columns.params, columns.study, state, columns.owner, columns.lease_until, columns.cause
+    )
+
+
+def _is_available() -> sql.ColumnElement[bool]:
+    lapsed = (_trials.c.state == "leased") & (_trials.c.lease_until < _Now())
+    return (_trials.c.state == "pending") | lapsed
+
+
+def _is_held_by(owner: str) -> sql.ColumnElement[bool]:
+    return (_trials.c.state == "leased") & (_trials.c.owner == owner) & (_trials.c.lease_until >= _Now())
+
+
+def _chunks(trial_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(trial_ids), CHUNK):
+        yield trial_ids[start : start + CHUNK]

@@ -1,0 +1,27 @@
+"""Which code, versions and machine trained: tags beside a trial, never part of its identity."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+
+def provenance() -> dict[str, str]:
+    """Tags ``commit`` (with ``-dirty`` for uncommitted changes), ``version.*``, ``host`` and ``cpu``."""
+    commit = _git("rev-parse", "HEAD") or "unknown"
+    if _git("status", "--porcelain", "--untracked-files=no"):
+        commit += "-dirty"
+    versions = {f"version.{name}": version(name) for name in ("torch", "numpy")}
+    versions["version.python"] = platform.python_version()
+    return {"commit": commit, "host": platform.node(), "cpu": platform.machine(), **versions}
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()

@@ -1,0 +1,71 @@
+"""Making the set of finished trials equal to the study: what ``python -m sweeps run`` does."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from sweeps.delivery import Courier, deliver_missing
+from sweeps.ledger import OVER
+from sweeps.progress import Progress, duration
+from sweeps.sweep import INTERRUPTED, Sweep
+from sweeps.tracking import UNREACHABLE, Tracker, connect, first_line
+
+DELIVERY_PATIENCE_SECONDS = 60.0
+
+
+def run(sweep: Sweep) -> int:
+    """Train what is left, deliver what is due, say how it stands; the exit code is returned."""
+    tracker = Tracker(connect(sweep.results), sweep.study, sweep.ledger, sweep.results)
+    tracker.prepare()
+    sweep.ledger.retry_failed(sweep.trial_ids)
+    name, total, started = sweep.study.name, len(sweep.trial_ids), time.monotonic()
+    over = sum(row.state in OVER for row in sweep.rows().values())
+    if over == total:
+        print(f"{name}: {total} of {total} already finished")
+        _bring_up_to_date(sweep, tracker)
+        return _verdict(sweep, complete=True)
+    print(f"{name}: {len(sweep.study.cells())} cells, {total} trials, {over} finished before; {sweep.jobs} at a time")
+    complete, undelivered = _train(sweep, tracker, over)
+    if undelivered:
+        print(f"{undelivered} trials are not in MLflow yet: the same command delivers them once it answers")
+    else:
+        _bring_up_to_date(sweep, tracker)
+    finished = sum(row.state in OVER for row in sweep.rows().values())
+    print(f"{name}: {finished} of {total} finished, after {duration(time.monotonic() - started)}")
+    return _verdict(sweep, complete)
+
+
+def _train(sweep: Sweep, tracker: Tracker, over: int) -> tuple[bool, int]:
+    """Returns whether it came to its end, and how many outcomes MLflow would not take."""
+    from sweeps.launch import Launch, run_to_the_end  # Ray: not started, not even imported, when nothing is left
+
+    progress = Progress(sweep.study.name, len(sweep.trial_ids), over)
+    courier = Courier(tracker, warn=progress.note)
+    try:
+        complete = run_to_the_end(Launch(sweep, courier, progress))
+    finally:
+        progress.close()
+        undelivered = courier.close(DELIVERY_PATIENCE_SECONDS)
+    return complete, undelivered
+
+
+def _bring_up_to_date(sweep: Sweep, tracker: Tracker) -> None:
+    try:
+        rows = sweep.rows()
+        for trial_id in deliver_missing(sweep.study, rows, tracker, sweep.results):
+            where = sweep.results.checkpoint(trial_id)
+            print(f"trial {trial_id} is finished, but its records are neither in MLflow nor in {where}")
+        tracker.finish({trial_id: row.state for trial_id, row in rows.items()})
+    except UNREACHABLE as error:
+        print(f"MLflow is not up to date ({first_line(error)}): the same command goes on once it answers")
+
+
+def _verdict(sweep: Sweep, complete: bool) -> int:
+    count = Counter(row.state for row in sweep.rows().values())
+    if count["failed"] + count["diverged"]:
+        print(f"{count['failed']} failed, {count['diverged']} diverged: python -m sweeps status {sweep.reference}")
+    if not complete:
+        print(sweep.how_to_go_on)
+        return INTERRUPTED
+    return 1 if count["failed"] + count["diverged"] else 0

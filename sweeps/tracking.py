@@ -1,0 +1,291 @@
+"""Writing trials to MLflow: the record for people.
+
+One experiment a study; in it a summary run, a run a cell, and in each cell a run a trial. Whatever is written here can
+be written again without changing anything: metrics go with the timestamps of the trial's own records, and runs are
+found before they are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+
+from search_spaces.study import Cell, Study
+from sweeps.ledger import Ledger, State
+from sweeps.provenance import provenance
+from trainer.config import TrialConfig
+from trainer.declaration import ConfigError, Scalar
+from trainer.machine import Results
+from trainer.records import EpochRecord
+
+RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
+STATUS_OF: dict[State, RunStatus] = {
+    "finished": "FINISHED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+    "pending": "KILLED",
+    "leased": "RUNNING",
+}
+ENDED: frozenset[State] = frozenset({"finished", "diverged", "failed"})
+UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError)
+"""What a tracking store that does not answer raises."""
+
+METRICS_A_CALL = 1000  # MLflow's limit for one log_batch
+SUMMARY = "summary"
+RETRIES = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_TELEMETRY": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+
+
+def connect(results: Results) -> MlflowClient:
+    """A client of the tracking store, which answers. Raises ConfigError, one line, when it does not.
+
+    Makes the schema of an SQLite store here, once, for several processes at a time would race.
+    """
+    for name, value in RETRIES.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        client = MlflowClient(tracking_uri=results.tracking_uri, registry_uri=results.tracking_uri)
+        client.search_experiments(max_results=1)
+    except UNREACHABLE as error:
+        cause = first_line(error)
+        raise ConfigError(f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {cause}") from error
+    return client
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of an error's message, for a line of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What is to be written of one trial: its state and the records that are on disk."""
+
+    trial: TrialConfig
+    state: State
+    records: Sequence[EpochRecord] = ()
+    cause: str | None = None
+
+
+@dataclass(slots=True)
+class _KnownRun:
+    run_id: str
+    status: str
+    has_params: bool
+    copy_of: str | None
+
+
+class Tracker:
+    """The MLflow experiment of one study. Not thread-safe; raises what ``UNREACHABLE`` lists when the store is gone."""
+
+    def __init__(self, client: MlflowClient, study: Study, ledger: Ledger, results: Results) -> None:
+        self._client, self._study, self._ledger = client, study, ledger
+        self._cells: dict[str, Cell] = {t.trial_id: cell for cell in study.cells() for t in cell.trials}
+        self._provenance = provenance()
+        self._experiment_id = self._ensure_experiment(results)
+        self._runs = self._known_runs()
+
+    def _ensure_experiment(self, results: Results) -> str:
+        local = results.tracking_uri.startswith("sqlite")
+        location = (results.artifacts / self._study.name).as_uri() if local else None
+        note = {"mlflow.note.content": self._study.question, "mlflow.experimentKind": "custom_model_development"}
+        existing = self._client.get_experiment_by_name(self._study.name)
+        if existing is None:
+            try:
+                return str(self._client.create_experiment(self._study.name, location, tags=note))
+            except MlflowException:
+                existing = self._client.get_experiment_by_name(self._study.name)
+                if existing is None:  # not that another driver was first
+                    raise
+        if existing.lifecycle_stage != "active":
+            self._client.restore_experiment(existing.experiment_id)
+        return str(existing.experiment_id)
+
+    def _known_runs(self) -> dict[str, _KnownRun]:
+        """All runs of the experiment by key: the recorded one where a killed driver left a second."""
+        recorded = set(self._ledger.run_ids(self._study.name).values())
+        known: dict[str, _KnownRun] = {}
+        for run in self._all_runs():
+            key = run.data.tags.get("key")
+            if key and (key not in known or run.info.run_id in recorded):
+                known[key] = _known(run)
+        return known
+
+    def _all_runs(self) -> Iterator[Run]:
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([self._experiment_id], max_results=1000, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def prepare(self) -> None:
+        """Make the summary run and the cells' runs. They are SCHEDULED until the last of their trials is over."""
+        self._run_of(SUMMARY, self._study.name, {"kind": "summary", "study": self._study.name}, "SCHEDULED")
+        for cell in self._study.cells():
+            run = self._run_of(cell.cell_id, cell.label, self._cell_tags(cell), "SCHEDULED")
+            self._log_params(run, cell.params)
+
+    def stale(self, states: Mapping[str, State]) -> list[TrialConfig]:
+        """Of the trials in ``states``, those whose run does not show that state; leased ones are their owner's."""
+
+        def is_stale(trial: TrialConfig) -> bool:
+            state, run = states.get(trial.trial_id, "leased"), self._runs.get(trial.trial_id)
+            if run is None:
+                return state in ENDED
+            return state != "leased" and run.copy_of is None and run.status != STATUS_OF[state]
+
+        return [trial for trial in self._study.trials if is_stale(trial)]
+
+    def write(self, delivery: Delivery) -> None:
+        """Bring the trial's run up to date. The status comes last: a run that is FINISHED is complete."""
+        trial, records = delivery.trial, delivery.records
+        run = self._run_of(trial.trial_id, self._trial_name(trial), self._trial_tags(trial), "RUNNING")
+        metrics = [
+            Metric(name, value, record.timestamp, record.epoch)
+            for record in records
+            for name, value in record.metrics.items()
+        ]
+        if records and delivery.state in ENDED:
+            metrics += final_metrics(records[-1])
+        tags = {"outcome": delivery.state, "cause": (delivery.cause or "")[-5000:]}
+        self._log_params(run, trial.params())
+        self._log(run, metrics, tags)
+        self._set_status(run, STATUS_OF[delivery.state])
+
+    def _log(self, run: _KnownRun, metrics: Sequence[Metric], tags: Mapping[str, str]) -> None:
+        run_tags = [RunTag(key, value) for key, value in tags.items()]
+        self._client.log_batch(run.run_id, metrics[:METRICS_A_CALL], tags=run_tags)
+        for start in range(METRICS_A_CALL, len(metrics), METRICS_A_CALL):
+            self._client.log_batch(run.run_id, metrics[start : start + METRICS_A_CALL])
+
+    def _log_params(self, run: _KnownRun, params: Mapping[str, Scalar]) -> None:
+        if not run.has_params:
+            self._client.log_batch(run.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+            run.has_params = True
+
+    def _set_status(self, run: _KnownRun, status: RunStatus) -> None:
+        if run.status == status:
+            return
+        if status in ("RUNNING", "SCHEDULED"):
+            self._client.update_run(run.run_id, status)
+        else:
+            self._client.set_terminated(run.run_id, status)
+        run.status = status
+
+    def finish(self, states: Mapping[str, State]) -> None:
+        """Close the runs of cells, and the summary, whose trials are all over; reopen those that have work again."""
+        over = {SUMMARY: all(state in ENDED for state in states.values())}
+        for trial_id, cell in self._cells.items():
+            over[cell.cell_id] = over.get(cell.cell_id, True) and states[trial_id] in ENDED
+        for key, ended in over.items():
+            self._set_status(self._runs[key], "FINISHED" if ended else "SCHEDULED")
+
+    def copy(self, trial: TrialConfig, trained_by: str) -> None:
+        """Show a trial that another study trained: a FINISHED run with its parameters and final metrics.
+
+        A store that does not have the original shows no copy.
+        """
+        known = self._runs.get(trial.trial_id)
+        original_id = self._ledger.run_ids(trained_by).get(trial.trial_id)
+        if original_id is None or (known is not None and known.copy_of == original_id and known.status == "FINISHED"):
+            return
+        original = self._client.get_run(original_id)
+        finals = [
+            Metric(name, value, original.info.end_time or 0, 0)
+            for name, value in original.data.metrics.items()
+            if name.startswith("final/")
+        ]
+        tags = self._trial_tags(trial) | {"copy_of": original_id}
+        run = self._run_of(trial.trial_id, self._trial_name(trial), tags, "RUNNING")
+        self._log_params(run, trial.params())
+        self._log(run, finals, tags)
+        run.copy_of = original_id
+        self._set_status(run, "FINISHED")
+
+    def run_id(self, key: str) -> str:
+        """MLflow's id of the run of a trial id, a cell id or ``SUMMARY``. Raises KeyError where there is none."""
+        return self._runs[key].run_id
+
+    def _run_of(self, key: str, name: str, tags: Mapping[str, str], status: RunStatus) -> _KnownRun:
+        """The run of ``key``: the known one, else the one that a killed or a second driver made, else a new one."""
+        if key not in self._runs:
+            self._runs[key] = self._claim(key, lambda: self._create(key, name, tags, status))
+        return self._runs[key]
+
+    def _create(self, key: str, name: str, tags: Mapping[str, str], status: RunStatus) -> Run:
+        all_tags = {**self._provenance, **tags, "key": key}
+        run = self._client.create_run(self._experiment_id, tags=all_tags, run_name=name)
+        if status == "RUNNING":
+            return run
+        self._client.update_run(run.info.run_id, status)
+        return self._client.get_run(run.info.run_id)
+
+    def _claim(self, key: str, create: Callable[[], Run]) -> _KnownRun:
+        recorded = self._ledger.run_ids(self._study.name).get(key)
+        found = self._find(key, recorded)
+        run = found or create()
+        if run.info.run_id != recorded:
+            winner = self._ledger.claim_run(self._study.name, key, run.info.run_id, instead_of=recorded)
+            if winner != run.info.run_id:
+                if found is None:
+                    self._client.delete_run(run.info.run_id)
+                run = self._client.get_run(winner)
+        return _known(run)
+
+    def _find(self, key: str, recorded: str | None) -> Run | None:
+        """The recorded run if this store has it, else one with the key as its tag (its driver died between the two)."""
+        if recorded is not None:
+            with contextlib.suppress(MlflowException):
+                run = self._client.get_run(recorded)
+                if run.info.lifecycle_stage == "active" and run.info.experiment_id == self._experiment_id:
+                    return run
+        tagged = self._client.search_runs([self._experiment_id], f"tags.key = '{key}'", max_results=1)
+        return tagged[0] if tagged else None
+
+    def _cell_tags(self, cell: Cell) -> dict[str, str]:
+        names = ("method", "dataset", "model")
+        tags = {"kind": "cell", "study": self._study.name, **{name: str(cell.params[name]) for name in names}}
+        if SUMMARY in self._runs:
+            tags["mlflow.parentRunId"] = self._runs[SUMMARY].run_id
+        return tags
+
+    def _trial_tags(self, trial: TrialConfig) -> dict[str, str]:
+        cell = self._cells[trial.trial_id]
+        return self._cell_tags(cell) | {
+            "kind": "trial",
+            "trial_id": trial.trial_id,
+            "seed": str(trial.seed),
+            "phase": trial.phase,
+            "mlflow.parentRunId": self._runs[cell.cell_id].run_id,
+        }
+
+    def _trial_name(self, trial: TrialConfig) -> str:
+        return f"{self._cells[trial.trial_id].label} seed={trial.seed}"
+
+
+def _known(run: Run) -> _KnownRun:
+    return _KnownRun(run.info.run_id, run.info.status, bool(run.data.params), run.data.tags.get("copy_of"))
+
+
+def final_metrics(record: EpochRecord) -> list[Metric]:
+    """The last epoch again as ``final/*`` at step 0: one number to sort by in MLflow's table."""
+    return [Metric(f"final/{name}", value, record.timestamp, 0) for name, value in record.metrics.items()]

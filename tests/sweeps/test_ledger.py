@@ -1,0 +1,388 @@
+"""The ledger's contract, on each kind of database that it may lie in."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sql
+
+from sweeps import ledger as ledger_module
+from sweeps.ledger import Ledger, LedgerRow, State
+from tests.sweeps.conftest import make_study, make_trial, wait_for
+from trainer.config import TrialConfig
+from trainer.declaration import ConfigError
+
+ROOT = Path(__file__).parents[2]
+STUDY = make_study()
+TRIALS = STUDY.trials
+IDS = [trial.trial_id for trial in TRIALS]
+A, B = "driver-a", "driver-b"
+Lapse = Callable[[], None]
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(ledger_url)
+    ledger.declare("toy", TRIALS)
+    yield ledger
+    ledger.close()
+
+
+def states(ledger: Ledger) -> list[State]:
+    rows = ledger.rows(IDS)
+    return [rows[trial_id].state for trial_id in IDS]
+
+
+def take(ledger: Ledger, trial_id: str, owner: str = A) -> LedgerRow:
+    row = ledger.lease([trial_id], owner, "toy")
+    assert row is not None
+    return row
+
+
+def settled(ledger: Ledger, trial_id: str, state: State, cause: str | None = None) -> None:
+    take(ledger, trial_id)
+    assert ledger.settle(trial_id, A, state, cause)
+
+
+def test_what_is_declared_is_pending_and_reads_back(ledger: Ledger) -> None:
+    assert states(ledger) == ["pending"] * 4
+    row = ledger.rows(IDS)[IDS[1]]
+    assert (row.study, row.owner, row.lease_until, row.cause) == ("toy", None, None, None)
+    assert TrialConfig.from_params(json.loads(row.params)) == TRIALS[1]
+
+
+def test_rows_have_only_what_was_asked_for_and_is_there(ledger: Ledger) -> None:
+    assert set(ledger.rows([IDS[0], "unknown"])) == {IDS[0]}
+    assert ledger.rows([]) == {}
+
+
+def test_declaring_again_changes_nothing(ledger: Ledger) -> None:
+    settled(ledger, IDS[0], "finished")
+    settled(ledger, IDS[1], "failed", "out of memory")
+    take(ledger, IDS[2])
+    before = ledger.rows(IDS)
+    ledger.declare("another", TRIALS)
+    assert ledger.rows(IDS) == before
+
+
+def test_declaring_more_adds_them(ledger: Ledger) -> None:
+    more = make_trial(seed=99)
+    ledger.declare("toy", (*TRIALS, more))
+    assert ledger.rows([more.trial_id])[more.trial_id].state == "pending"
+
+
+def test_it_outlives_the_object(ledger: Ledger, ledger_url: str) -> None:
+    settled(ledger, IDS[0], "finished")
+    again = Ledger(ledger_url)
+    assert states(again) == ["finished", "pending", "pending", "pending"]
+    again.close()
+
+
+def test_leases_come_in_the_order_asked_for(ledger: Ledger) -> None:
+    order = [IDS[2], IDS[0], IDS[3], IDS[1]]
+    assert [take_any(ledger, order) for _ in IDS] == order
+    assert take_any(ledger, order) is None
+
+
+def take_any(ledger: Ledger, ids: list[str], owner: str = A, study: str = "toy") -> str | None:
+    row = ledger.lease(ids, owner, study)
+    return row and row.trial_id
+
+
+def test_a_lease_says_what_it_is(ledger: Ledger) -> None:
+    row = ledger.lease(IDS, A, "another")
+    assert row is not None
+    assert (row.trial_id, row.state, row.owner, row.study) == (IDS[0], "leased", A, "another")
+    assert row == ledger.rows(IDS)[IDS[0]]
+
+
+def test_a_leased_trial_is_nobody_elses(ledger: Ledger) -> None:
+    take(ledger, IDS[0])
+    for owner in (A, B):
+        assert take_any(ledger, IDS[:1], owner) is None
+    assert take_any(ledger, IDS, B) == IDS[1]
+    assert (ledger.holds(IDS[0], A), ledger.holds(IDS[0], B)) == (True, False)
+    assert (ledger.holds(IDS[1], A), ledger.holds(IDS[1], B)) == (False, True)
+
+
+def test_an_undeclared_trial_cannot_be_leased(ledger: Ledger) -> None:
+    assert take_any(ledger, ["unknown"]) is None
+
+
+@pytest.mark.parametrize("state", ["finished", "diverged", "failed"])
+def test_settled_is_settled(ledger: Ledger, state: State) -> None:
+    settled(ledger, IDS[0], state, "because")
+    row = ledger.rows(IDS)[IDS[0]]
+    assert (row.state, row.cause, row.owner, row.lease_until) == (state, "because", None, None)
+    assert not ledger.holds(IDS[0], A)
+    assert not ledger.settle(IDS[0], A, "pending")
+    assert ledger.rows(IDS)[IDS[0]] == row
+    for owner, study in ((A, "toy"), (B, "another")):
+        assert take_any(ledger, IDS[:1], owner, study) is None
+
+
+def test_settling_as_pending_gives_the_trial_back(ledger: Ledger) -> None:
+    settled(ledger, IDS[0], "pending")
+    assert take_any(ledger, IDS, B) == IDS[0]
+
+
+def test_a_new_lease_forgets_the_old_cause(ledger: Ledger) -> None:
+    settled(ledger, IDS[0], "pending", "its worker was lost")
+    assert take(ledger, IDS[0]).cause is None
+
+
+def test_only_the_owner_may_settle(ledger: Ledger) -> None:
+    row = take(ledger, IDS[0])
+    assert not ledger.settle(IDS[0], B, "finished")
+    assert not ledger.settle(IDS[1], A, "finished")
+    assert ledger.rows(IDS)[IDS[0]] == row
+
+
+def test_a_finished_trial_stays_so_for_a_study_that_declares_it_later(ledger: Ledger) -> None:
+    settled(ledger, IDS[0], "finished")
+    ledger.declare("later", TRIALS)
+    assert take_any(ledger, IDS, B, "later") == IDS[1]
+    assert ledger.rows(IDS)[IDS[0]].study == "toy"
+    assert ledger.rows(IDS)[IDS[1]].study == "later"
+
+
+def test_a_lapsed_lease_shows_as_pending(ledger: Ledger, lapse: Lapse) -> None:
+    lapse()
+    take(ledger, IDS[0])
+    assert states(ledger)[0] == "pending"
+    assert not ledger.holds(IDS[0], A)
+
+
+def test_a_lapsed_lease_can_be_neither_renewed_nor_settled(
+    ledger: Ledger, lapse: Lapse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lapse()
+    take(ledger, IDS[0])
+    before = ledger.rows(IDS)
+    monkeypatch.undo()
+    ledger.renew(A)
+    assert not ledger.settle(IDS[0], A, "finished")
+    assert ledger.rows(IDS) == before
+
+
+def test_a_lapsed_lease_goes_to_whoever_asks_and_its_former_owner_is_refused(
+    ledger: Ledger, lapse: Lapse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lapse()
+    take(ledger, IDS[0], A)
+    monkeypatch.undo()
+    taken = take(ledger, IDS[0], B)
+    assert (taken.owner, taken.state) == (B, "leased")
+    outcomes: tuple[State, ...] = ("finished", "failed", "pending")
+    assert [ledger.settle(IDS[0], A, state, "too late") for state in outcomes] == [False] * 3
+    ledger.renew(A)
+    ledger.release(A)
+    assert ledger.rows(IDS)[IDS[0]] == taken
+    assert ledger.settle(IDS[0], B, "finished")
+
+
+def test_a_lease_lapses_by_itself_unless_renewed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "LEASE_SECONDS", 0.5)
+    take(ledger, IDS[0], A)
+    take(ledger, IDS[1], B)
+    monkeypatch.setattr(ledger_module, "LEASE_SECONDS", 60.0)
+    ledger.renew(A)
+    wait_for(lambda: states(ledger)[1] == "pending")
+    assert ledger.holds(IDS[0], A)
+
+
+def test_renewing_prolongs_all_of_the_owners_leases_and_no_others(ledger: Ledger) -> None:
+    before = [take(ledger, IDS[0], A), take(ledger, IDS[1], A), take(ledger, IDS[2], B)]
+
+    def renewed() -> bool:  # not at once: a clock counts milliseconds
+        ledger.renew(A)
+        return ledger.rows(IDS)[IDS[0]].lease_until != before[0].lease_until
+
+    wait_for(renewed)
+    after = ledger.rows(IDS)
+    prolonged = [(after[row.trial_id].lease_until or 0) > (row.lease_until or 0) for row in before]
+    assert prolonged == [True, True, False]
+
+
+def test_release_gives_back_what_the_owner_holds(ledger: Ledger) -> None:
+    settled(ledger, IDS[0], "finished")
+    take(ledger, IDS[1], A)
+    take(ledger, IDS[2], B)
+    ledger.release(A)
+    assert states(ledger) == ["finished", "pending", "leased", "pending"]
+    assert not ledger.settle(IDS[1], A, "finished")
+
+
+def test_retry_failed_takes_up_failed_trials_alone(ledger: Ledger) -> None:
+    outcomes: tuple[State, ...] = ("finished", "diverged", "failed", "failed")
+    for trial_id, state in zip(IDS, outcomes, strict=True):
+        settled(ledger, trial_id, state, "because")
+    ledger.retry_failed(IDS[:3])
+    assert states(ledger) == ["finished", "diverged", "pending", "failed"]
+    rows = ledger.rows(IDS)
+    assert [rows[trial_id].cause for trial_id in IDS] == ["because", "because", None, "because"]
+    assert take_any(ledger, IDS, B) == IDS[2]
+    assert take_any(ledger, IDS, B) is None
+
+
+def test_retry_failed_leaves_a_running_trial_alone(ledger: Ledger) -> None:
+    row = take(ledger, IDS[0])
+    ledger.retry_failed(IDS)
+    assert ledger.rows(IDS)[IDS[0]] == row
+
+
+def test_the_first_run_claimed_stays(ledger: Ledger) -> None:
+    assert ledger.claim_run("toy", "key", "run-1") == "run-1"
+    assert ledger.claim_run("toy", "key", "run-2") == "run-1"
+    assert ledger.claim_run("another", "key", "run-3") == "run-3"
+    assert ledger.run_ids("toy") == {"key": "run-1"}
+    assert ledger.run_ids("nobody") == {}
+
+
+def test_a_claim_replaces_the_stale_run_and_no_other(ledger: Ledger) -> None:
+    ledger.claim_run("toy", "key", "stale")
+    ledger.claim_run("toy", "other", "stale")
+    assert ledger.claim_run("toy", "key", "new", instead_of="unknown") == "stale"
+    assert ledger.claim_run("toy", "key", "new", instead_of="stale") == "new"
+    assert ledger.claim_run("toy", "key", "newer", instead_of="stale") == "new"
+    assert ledger.run_ids("toy") == {"key": "new", "other": "stale"}
+
+
+def test_more_ids_than_one_statement_takes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "CHUNK", 3)
+    assert set(ledger.rows(IDS)) == set(IDS)
+    backwards = IDS[::-1]
+    assert [take_any(ledger, backwards) for _ in IDS] == backwards
+    for trial_id in IDS:
+        assert ledger.settle(trial_id, A, "failed")
+    ledger.retry_failed(IDS)
+    assert states(ledger) == ["pending"] * 4
+
+
+def test_more_ids_than_sqlite_has_variables(ledger: Ledger) -> None:
+    many = [f"{number:016x}" for number in range(40_000)] + IDS
+    assert set(ledger.rows(many)) == set(IDS)
+    assert take_any(ledger, many) == IDS[0]
+
+
+def test_threads_that_race_train_each_trial_once(ledger_url: str) -> None:
+    trials = tuple(make_trial(seed) for seed in range(50))
+    ids = [trial.trial_id for trial in trials]
+    start = threading.Barrier(6)
+
+    def driver(number: int) -> list[str]:
+        start.wait()
+        ledger = Ledger(ledger_url)  # the file does not exist yet: making the tables is part of the race
+        ledger.declare("toy", trials)
+        leased = drain(ledger, ids, f"driver-{number}")
+        ledger.close()
+        return leased
+
+    with ThreadPoolExecutor(6) as pool:
+        leased = [trial_id for found in pool.map(driver, range(6)) for trial_id in found]
+    assert sorted(leased) == sorted(ids)
+
+
+def drain(ledger: Ledger, ids: list[str], owner: str) -> list[str]:
+    """Lease and finish all that is left; what this owner got is returned."""
+    mine = []
+    while (trial_id := take_any(ledger, ids, owner)) is not None:
+        assert ledger.settle(trial_id, owner, "finished")
+        mine.append(trial_id)
+    return mine
+
+
+PROCESS = """
+import sys
+from sweeps.ledger import Ledger
+ledger, owner, ids = Ledger(sys.argv[1]), sys.argv[2], sys.argv[3:]
+print("ready", flush=True)
+sys.stdin.readline()
+while row := ledger.lease(ids, owner, "toy"):
+    print(row.trial_id)
+"""
+
+
+def test_processes_that_race_train_each_trial_once(ledger: Ledger, ledger_url: str) -> None:
+    trials = tuple(make_trial(seed) for seed in range(50))
+    ids = [trial.trial_id for trial in trials]
+    ledger.declare("toy", trials)
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, ledger_url, owner, *ids],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for owner in (A, B)
+    ]
+    for driver in drivers:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "ready\n"
+    for driver in drivers:
+        assert driver.stdin is not None
+        driver.stdin.write("go\n")
+        driver.stdin.flush()
+    leased = [driver.communicate(timeout=20)[0].split() for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0]
+    assert sorted(leased[0] + leased[1]) == sorted(ids)
+    owners = {row.trial_id: row.owner for row in ledger.rows(ids).values()}
+    assert owners == dict.fromkeys(leased[0], A) | dict.fromkeys(leased[1], B)
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        Ledger(url)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = refusal(f"sqlite:///{tmp_path / 'file' / 'ledger.db'}")
+    assert str(tmp_path / "file" / "ledger.db") in message
+    assert "unable to open database file" in message
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    file.write_text("my diary\n" * 100)
+    assert "not a database" in refusal(f"sqlite:///{file}")
+    assert file.read_text() == "my diary\n" * 100
+
+
+def test_another_version_is_refused_and_left_as_it_is(ledger_url: str) -> None:
+    Ledger(ledger_url).close()
+    engine = sql.create_engine(ledger_url)
+    with engine.begin() as connection:
+        connection.execute(sql.text("UPDATE ledger_version SET version = 99"))
+    message = refusal(ledger_url)
+    assert "99" in message
+    assert str(ledger_module.SCHEMA_VERSION) in message
+    with engine.connect() as connection:
+        assert connection.execute(sql.text("SELECT version FROM ledger_version")).scalars().all() == [99]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["results/ledger.db", "oracle-of-delphi://x/y", "sqlite://host/path"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    refusal(url)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_password_is_never_shown(driver: str) -> None:
+    if importlib.util.find_spec(driver) is None:
+        pytest.skip(f"{driver} is not installed")
+    message = refusal(f"postgresql+{driver}://user:hunter2@127.0.0.1:9/ledger")
+    assert "hunter2" not in message
+    assert "127.0.0.1:9" in message

@@ -1,0 +1,45 @@
+"""Small trials that the tests of this package train: three epochs of eight batches, a few hundredths of a second."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from search_spaces import recipes
+from trainer.config import Amp, Erm, Method, Mlp, TrialConfig
+from trainer.records import EpochRecord
+
+BATCHES = 8
+"""An epoch's, with 400 training images in batches of 50."""
+
+SMALL_AMP = Amp(epsilon=0.1)
+BN_MLP = Mlp(hidden=(16,), norm="batch")
+METHODS: tuple[Method, ...] = (Erm(), SMALL_AMP, Amp(epsilon=0.1, inner_steps=2, ball="per_tensor", bn_stats="all"))
+
+
+def tiny(method: Method | None = None, seed: int = 0, **changes: Any) -> TrialConfig:
+    """Three epochs on the digits, the last one with a smaller learning rate; plain SGD unless ``method`` is given."""
+    trial = dataclasses.replace(recipes.digits_mlp(method or Erm(), seed), epochs=3, lr_milestones=(2,))
+    return dataclasses.replace(trial, **changes)
+
+
+def search_trial(method: Method | None = None) -> TrialConfig:
+    """The one that never reads the test set."""
+    return tiny(method, evaluate="val")
+
+
+def numbers(records: Iterable[EpochRecord]) -> list[dict[str, float]]:
+    """Everything measured but the time it took."""
+    return [{name: value for name, value in record.metrics.items() if name != "epoch_seconds"} for record in records]
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """A ``stop`` that says so from call number ``calls + 1`` on: after that many batches."""
+    left = [calls]
+
+    def stop() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    return stop

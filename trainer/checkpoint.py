@@ -1,0 +1,50 @@
+"""The stored state of one trial: everything that a resumed run needs to equal an uninterrupted one, and its records.
+
+A trial's records in its checkpoint are the truth about it: what reaches MLflow is read from here.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.declaration import ConfigError
+from trainer.files import write_atomically
+from trainer.records import EpochRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """State after the epoch of the last record; ``diverged`` is the reason when the next epoch did not end well."""
+
+    trial_id: str
+    records: tuple[EpochRecord, ...]
+    state: Mapping[str, Any]
+    diverged: str | None = None
+
+    def save(self, path: Path) -> None:
+        """Write whole or not at all. Raises OSError."""
+        records = [asdict(record) for record in self.records]
+        plain = {"trial_id": self.trial_id, "records": records, "state": self.state, "diverged": self.diverged}
+        write_atomically(path, lambda file: torch.save(plain, file))
+
+
+def load_checkpoint(path: Path, trial_id: str) -> Checkpoint | None:
+    """The checkpoint at ``path``, or None when there is none or what is there cannot be read (then it starts anew).
+
+    Raises ConfigError when it belongs to another trial.
+    """
+    try:
+        plain = torch.load(path, map_location="cpu", weights_only=True)
+        records = tuple(EpochRecord(**record) for record in plain["records"])
+        checkpoint = Checkpoint(plain["trial_id"], records, plain["state"], plain["diverged"])
+    except (FileNotFoundError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
+        return None
+    if checkpoint.trial_id != trial_id:
+        raise ConfigError(f"{path}: holds trial {checkpoint.trial_id}, not {trial_id}: choose another file")
+    return checkpoint

@@ -1,0 +1,154 @@
+"""How a declaration checks itself and becomes flat parameters, and back.
+
+A declaration is a frozen dataclass that says what is trained. It coerces its own values, so that ``1`` and ``1.0`` are
+the same trial, and refuses bad ones in one line that names the field, the value and the range.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import operator
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+Scalar = str | int | float | None | list[Any]
+D = TypeVar("D", bound="Declaration")
+
+
+class ConfigError(ValueError):
+    """A declaration that cannot be. The message is one line: what, where, what to do."""
+
+
+def added_later(default: Any) -> Any:
+    """A field that came after trials were recorded: left out of the identity while it has its default.
+
+    The default must mean what the code did before the field existed, so that the ids of old trials stay.
+    """
+    return dataclasses.field(default=default, metadata={"added_later": True})
+
+
+class Declaration:
+    """Base of every frozen, keyword-only dataclass that takes part in a trial's identity."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            value = _coerce(getattr(self, name), hint, where=f"{type(self).__name__}.{name}")
+            object.__setattr__(self, name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigError for values of the right type that are out of range."""
+
+    def require(self, holds: bool, field: str, expected: str) -> None:
+        """Raise ConfigError naming ``field`` and its value unless ``holds``."""
+        if not holds:
+            raise ConfigError(f"{type(self).__name__}.{field} = {getattr(self, field)!r}: must be {expected}")
+
+
+@functools.cache
+def _hints(declaration: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(declaration)
+    return {field.name: hints[field.name] for field in dataclasses.fields(declaration)}
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    if typing.get_origin(hint) is Literal:
+        return _one_of(value, typing.get_args(hint), where)
+    if typing.get_origin(hint) is tuple:
+        return _tuple(value, typing.get_args(hint)[0], where)
+    if hint is float:
+        return _float(value, where)
+    if hint is int:
+        return _int(value, where)
+    if isinstance(value, _alternatives(hint)):
+        return value
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in _alternatives(hint))
+    raise ConfigError(f"{where} = {value!r}: must be {names.replace('NoneType', 'None')}")
+
+
+def _one_of(value: Any, allowed: tuple[Any, ...], where: str) -> Any:
+    if value not in allowed:
+        raise ConfigError(f"{where} = {value!r}: must be one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+def _tuple(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise ConfigError(f"{where} = {value!r}: must be a sequence")
+    return tuple(_coerce(item, kind, where) for item in value)
+
+
+def _float(value: Any, where: str) -> float:
+    try:
+        number = math.nan if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"{where} = {value!r}: must be a finite number")
+    return number + 0.0  # -0.0 and 0.0 are one value and must give one identity
+
+
+def _int(value: Any, where: str) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{where} = {value!r}: must be a whole number") from None
+
+
+def flatten(declaration: Declaration, prefix: str = "") -> dict[str, Scalar]:
+    """``{"method": "Amp", "method.epsilon": 0.5, ...}``: the one function that names parameters."""
+    params: dict[str, Scalar] = {}
+    for field in dataclasses.fields(declaration):  # type: ignore[arg-type]
+        value, key = getattr(declaration, field.name), prefix + field.name
+        if field.metadata.get("added_later") and value == field.default:
+            continue
+        if isinstance(value, Declaration):
+            params[key] = type(value).__name__
+            params |= flatten(value, key + ".")
+        else:
+            params[key] = list(value) if isinstance(value, tuple) else value
+    return params
+
+
+def unflatten(declaration: type[D], params: Mapping[str, Scalar], prefix: str = "") -> D:
+    """The inverse of ``flatten``. Raises ConfigError for a parameter that this version of the code does not know."""
+    arguments: dict[str, Any] = {}
+    rest = {key for key in params if key.startswith(prefix)}
+    for name, hint in _hints(declaration).items():
+        key = prefix + name
+        if key not in params:
+            continue
+        kinds = {kind.__name__: kind for kind in _alternatives(hint) if _is_declaration(kind)}
+        if kinds and params[key] is not None:
+            arguments[name] = unflatten(_kind(kinds, key, params[key]), params, key + ".")
+            rest = {other for other in rest if not other.startswith(key + ".")}
+        else:
+            arguments[name] = params[key]
+        rest.discard(key)
+    if rest:
+        raise ConfigError(f"unknown parameter {sorted(rest)[0]!r} for {declaration.__name__}: made by another version?")
+    return declaration(**arguments)
+
+
+def _is_declaration(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Declaration)
+
+
+def _kind(kinds: Mapping[str, type[Declaration]], key: str, name: Scalar) -> type[Declaration]:
+    if name not in kinds:
+        raise ConfigError(f"{key} = {name!r}: must be one of {', '.join(kinds)}")
+    return kinds[str(name)]

@@ -1,0 +1,186 @@
+"""Training one trial: a generator of epoch records that knows nothing of who listens."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.config import REVISION, TrialConfig
+from trainer.data.load import load
+from trainer.data.splits import Examples
+from trainer.declaration import ConfigError
+from trainer.machine import Machine
+from trainer.methods.registry import build_method
+from trainer.metrics import classification_metrics
+from trainer.models.registry import build_model
+from trainer.records import EpochRecord
+from trainer.streams import generator, stream_seed
+
+CHECKPOINT_EVERY_SECONDS = 10.0
+EVALUATION_BATCH = 200  # small, for the caches of a CPU
+
+
+class Diverged(ArithmeticError):  # noqa: N818  an outcome, as StopIteration is
+    """A number that should be finite is not. A terminal outcome of the trial, not a fault of the program."""
+
+
+def train(
+    trial: TrialConfig,
+    machine: Machine,
+    checkpoint: Path | None = None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[EpochRecord]:
+    """Train ``trial`` and yield one EpochRecord an epoch, from epoch 1 on.
+
+    checkpoint: a file to resume from and to save to, about every 10 s and at the end. With one, a record is yielded
+        only once a checkpoint that holds it is on disk, and a resumed trial first yields the records it has: the whole
+        sequence, metrics and timestamps, is then the same however often the trial was interrupted.
+    stop: asked before every batch; once it says True the generator ends without the records still to come.
+
+    Raises Diverged after the last good record, ConfigError for a trial or data that this code cannot train, OSError
+    when the checkpoint cannot be written. Sets torch's number of threads for the process.
+    """
+    if trial.revision != REVISION:
+        raise ConfigError(f"TrialConfig.revision = {trial.revision}: this code trains revision {REVISION}")
+    stored = load_checkpoint(checkpoint, trial.trial_id) if checkpoint else None
+    records = list(stored.records) if stored else []
+    diverged = stored.diverged if stored else None
+    yield from records
+    if diverged is None and len(records) < trial.epochs:
+        torch.set_num_threads(machine.threads)
+        session = _Session(trial, machine)
+        if stored:
+            session.load_state(stored.state)
+        diverged = yield from _epochs(session, records, checkpoint, stop)
+    if diverged is not None:
+        raise Diverged(diverged)
+
+
+def _epochs(
+    session: _Session, records: list[EpochRecord], checkpoint: Path | None, stop: Callable[[], bool]
+) -> Generator[EpochRecord, None, str | None]:
+    """Train on from the end of ``records``; the reason is returned when the trial diverged."""
+    trial, yielded, saved_at, diverged = session.trial, len(records), time.monotonic(), None
+    while diverged is None and len(records) < trial.epochs:
+        try:
+            record = session.epoch(len(records) + 1, stop)
+            if record is None:
+                return None
+            records.append(record)
+        except Diverged as error:
+            diverged = str(error)
+        over = diverged is not None or len(records) == trial.epochs
+        if checkpoint is not None:
+            if not over and time.monotonic() - saved_at < CHECKPOINT_EVERY_SECONDS:
+                continue
+            Checkpoint(trial.trial_id, tuple(records), session.state(), diverged).save(checkpoint)
+            saved_at = time.monotonic()
+        yield from records[yielded:]
+        yielded = len(records)
+    return diverged
+
+
+class _Session:
+    """Model, optimizer, scheduler, data and random streams of one trial in the middle of its training."""
+
+    def __init__(self, trial: TrialConfig, machine: Machine) -> None:
+        self.trial = trial
+        self.data = load(trial, machine)
+        shape = self.data.train.images.shape[1:]
+        model = build_model(trial.model, shape, self.data.classes, stream_seed(trial.seed, "init"))
+        self.model = model.to(machine.device)
+        self.method = build_method(trial.method)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=trial.lr, momentum=trial.momentum, weight_decay=trial.weight_decay
+        )
+        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(trial.lr_milestones), trial.lr_decay)
+        self.order = generator(trial.seed, "order")
+        self._refuse_batch_of_one()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on, as plain tensors and numbers."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "order": self.order.get_state(),
+        }
+
+    def load_state(self, state: Any) -> None:
+        """The inverse of ``state``."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.order.set_state(state["order"])
+
+    def epoch(self, number: int, stop: Callable[[], bool]) -> EpochRecord | None:
+        """Train one epoch and evaluate, or None when stopped in the middle. Raises Diverged."""
+        started, lr = time.perf_counter(), self.scheduler.get_last_lr()[0]
+        criterion = self._train_epoch(stop)
+        if criterion is None:
+            return None
+        self.scheduler.step()
+        metrics: dict[str, float] = {"train/criterion": float(criterion), "lr": float(lr)}
+        metrics |= self.method.observations()
+        _refuse_non_finite(metrics, number)
+        metrics |= self._evaluate(last=number == self.trial.epochs)
+        _refuse_non_finite(metrics, number)
+        metrics["epoch_seconds"] = time.perf_counter() - started
+        return EpochRecord(number, time.time_ns() // 1_000_000, metrics)
+
+    def _train_epoch(self, stop: Callable[[], bool]) -> Tensor | None:
+        """Mean of the clean batch losses over the epoch's examples, or None when stopped."""
+        self.model.train()
+        train = self.data.train
+        order = torch.randperm(len(train.labels), generator=self.order).to(train.labels.device)
+        total = torch.zeros((), device=train.labels.device)
+        for index in torch.split(order, self.trial.batch_size):
+            if stop():
+                return None
+            total += self.method.backward(self.model, train.take(index)) * len(index)
+            self.optimizer.step()
+        return total / len(order)
+
+    def _evaluate(self, last: bool) -> dict[str, float]:
+        self.model.eval()
+        metrics: dict[str, float] = {}
+        for part, examples in (("val", self.data.val), ("test", self.data.test)):
+            if examples is not None:
+                logits = self._logits(examples)
+                found = classification_metrics(logits, examples.labels)
+                metrics |= {f"{part}/error": found.error, f"{part}/nll": found.nll, f"{part}/ece": found.ece}
+                if part == "test":
+                    metrics["test/criterion"] = self.method.criterion(logits.double(), examples.labels).item()
+        if last:
+            found = classification_metrics(self._logits(self.data.train), self.data.train.labels)
+            metrics |= {"train/error": found.error, "train/nll": found.nll}
+        return metrics
+
+    @torch.no_grad()
+    def _logits(self, examples: Examples) -> Tensor:
+        return torch.cat([self.model(images) for images in torch.split(examples.images, EVALUATION_BATCH)])
+
+    def _refuse_batch_of_one(self) -> None:
+        """BatchNorm cannot normalise over one example; better said before the first epoch than in its last batch."""
+        normalised = any(isinstance(module, _BatchNorm) for module in self.model.modules())
+        examples, size = len(self.data.train.labels), self.trial.batch_size
+        if normalised and (size == 1 or examples % size == 1):
+            raise ConfigError(
+                f"TrialConfig.batch_size = {size}: leaves a batch of one of {examples} training images,"
+                " which BatchNorm cannot normalise: choose another batch size"
+            )
+
+
+def _refuse_non_finite(metrics: dict[str, float], epoch: int) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{name} is {value} in epoch {epoch}")

@@ -1,0 +1,61 @@
+"""Facts of the machine: device, threads and where files lie. Never part of a trial's identity."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS_VARIABLE = "SWEEPS_RESULTS"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """Where one trial runs.
+
+    device: a torch device, ``cpu`` or ``cuda``.
+    data_dir: folder for data sets and their cached tensors; made when needed.
+    threads: torch threads of the trial. Numbers are the same bit for bit only with the same number of threads.
+    """
+
+    data_dir: Path
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The one folder that everything a run leaves lies under."""
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> Results:
+        """The folder that ``SWEEPS_RESULTS`` names, else ``results`` in the working directory; always absolute."""
+        return cls(Path(os.environ.get(RESULTS_VARIABLE) or "results").resolve())
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def ledger_url(self) -> str:
+        return f"sqlite:///{self.root / 'ledger.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """What ``MLFLOW_TRACKING_URI`` says, else an SQLite file; absolute, for MLflow's own default is not."""
+        return os.environ.get(TRACKING_VARIABLE) or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    def checkpoint(self, trial_id: str) -> Path:
+        """The file that holds a trial's state and all its records."""
+        return self.root / "checkpoints" / f"{trial_id}.pt"
+
+    def report(self, study: str) -> Path:
+        """The folder of a study's tables and figures."""
+        return self.root / "reports" / study
