@@ -18,9 +18,9 @@ help: ## list the targets
 	@echo "STUDY=$(STUDY) names the study or your own .py file; RESULTS=$(RESULTS) the folder that all results lie under."
 
 sweep: .venv/installed ## train what STUDY still lacks, then show its table and draw its figures
-	@$(RUN) -m sweeps run '$(STUDY)' $(if $(JOBS),--jobs $(JOBS))
-	@$(RUN) -m analysis report '$(STUDY)'
-	@$(RUN) -m sweeps publish '$(STUDY)'
+	@$(RUN) -m sweeps run '$(STUDY)' $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE)); code=$$?; \
+	[ $$code -le 1 ] || exit $$code; \
+	$(RUN) -m analysis report '$(STUDY)' && $(RUN) -m sweeps publish '$(STUDY)' && exit $$code
 
 sweep-%: ## sweep-NAME is sweep STUDY=NAME
 	@$(MAKE) --no-print-directory sweep STUDY='$*'

@@ -34,14 +34,14 @@ def estimate(values: pd.Series[float]) -> Estimate:
     return Estimate(n, mean, sd, mean - half, mean + half)
 
 
-def block_params(frame: pd.DataFrame, params: Sequence[str]) -> list[str]:
+def block_params(params: Sequence[str]) -> list[str]:
     """The parameters that two cells must share to be compared: all but the seed and the method's own."""
     return [name for name in params if name != "seed" and name != "method" and not name.startswith("method.")]
 
 
 def paired_differences(frame: pd.DataFrame, params: Sequence[str], metric: str) -> pd.Series[float]:
     """``metric`` of every trial minus that of the ERM trial of the same seed and block; NaN where there is none."""
-    keys = [*block_params(frame, params), "seed"]
+    keys = [*block_params(params), "seed"]
     baseline = frame.loc[frame["method"] == BASELINE, [*keys, metric]].rename(columns={metric: "baseline"})
     if baseline.duplicated(keys).any():
         raise ValueError(f"two {BASELINE} trials of one seed in one block: the difference is not defined")
@@ -49,9 +49,15 @@ def paired_differences(frame: pd.DataFrame, params: Sequence[str], metric: str) 
     return pd.Series((paired[metric] - paired["baseline"]).to_numpy(), index=frame.index)
 
 
-def best_on_validation(frame: pd.DataFrame, metric: str = "val/nll") -> str | None:
-    """The cell with the lowest mean validation metric at the last epoch, among cells of which every seed finished."""
-    if metric not in frame or frame[metric].isna().all():
-        return None
-    complete = frame.groupby("cell", sort=False)[metric].agg(lambda values: values.mean(skipna=False))
-    return None if complete.isna().all() else str(complete.idxmin())
+def best_on_validation(frame: pd.DataFrame, params: Sequence[str], metric: str = "val/nll") -> list[str]:
+    """In each block the cell with the lowest mean validation metric at the last epoch, ERM aside.
+
+    Only cells of which every seed finished can be chosen; a block without a validation split has no choice.
+    """
+    methods = frame[frame["method"] != BASELINE]
+    if metric not in frame or methods.empty:
+        return []
+    keys = block_params(params)
+    means = methods.groupby([*keys, "cell"], dropna=False, sort=False)[metric].agg(lambda x: x.mean(skipna=False))
+    rising = means.dropna().reset_index().sort_values(metric, kind="stable")
+    return [str(cell) for cell in rising.drop_duplicates(keys)["cell"]]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.compare import BASELINE, best_on_validation, estimate
-from analysis.tables import varying
+from analysis.tables import param_names, varying
 from search_spaces.study import Study
 
 STYLE = Path(__file__).parent / "paper.mplstyle"
@@ -75,8 +75,8 @@ def _sensitivity(study: Study, frame: pd.DataFrame, name: str) -> Figure:
     figure = Figure(figsize=(7.2, 4.2))
     grid = figure.subplots(2, 3)
     amp, erm = frame[frame["method"] == "Amp"], frame[frame["method"] == BASELINE]
-    chosen = best_on_validation(amp)
-    epsilon = None if chosen is None else float(amp.loc[amp["cell"] == chosen, "method.epsilon"].iloc[0])
+    chosen = best_on_validation(amp, param_names(study))
+    epsilon = float(amp.loc[amp["cell"] == chosen[0], "method.epsilon"].iloc[0]) if chosen else None
     places = (grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1], grid[1, 2])
     for axes, (metric, title, scale) in zip(places, PANELS, strict=True):
         _sensitivity_panel(axes, amp, erm, metric, scale)

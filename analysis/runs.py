@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from search_spaces.study import Study
+from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Results
 

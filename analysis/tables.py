@@ -47,23 +47,27 @@ def varying(study: Study) -> list[str]:
     return varying_params([cell.params for cell in study.cells()])
 
 
+def param_names(study: Study) -> list[str]:
+    """Every parameter that some trial of the study has: columns of its frame."""
+    return list(dict.fromkeys(name for trial in study.trials for name in trial.params()))
+
+
 def cells_table(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
     """A row a cell: its varying parameters, seeds declared and finished, and for each metric mean, sd and interval.
 
     ``difference/*`` is the paired difference to ERM in the headline metric, ``difference/lower`` in how many of its
     pairs the cell is below ERM. Fractions stay fractions here.
     """
-    params = list(study.trials[0].params()) + [name for name in varying(study) if name not in study.trials[0].params()]
-    metric = headline(frame).metric
-    differences = paired_differences(frame, [p for p in params if p in frame], metric) if metric in frame else None
-    chosen = best_on_validation(frame[frame["method"] != BASELINE])
+    params, metric = param_names(study), headline(frame).metric
+    differences = paired_differences(frame, params, metric) if metric in frame else None
+    chosen = best_on_validation(frame, params)
     rows = []
     for cell in study.cells():
         own = frame[frame["cell"] == cell.label]
         row = {name: cell.params.get(name) for name in varying(study)} or {"method": cell.params["method"]}
         row |= {"cell": cell.label, "cell_id": cell.cell_id, "seeds": len(own)}
         row |= {f"n_{outcome}": int((own["outcome"] == outcome).sum()) for outcome in ("finished", "diverged")}
-        row["chosen_on_validation"] = cell.label == chosen
+        row["chosen_on_validation"] = cell.label in chosen
         for column in present_columns(frame):
             row |= _statistics(column.metric, own[column.metric])
         if differences is not None and cell.params["method"] != BASELINE:
@@ -139,7 +143,7 @@ def notes(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         " the seed, not that of the test images.",
     ]
     if bool(table["chosen_on_validation"].any()):
-        lines.append("* lowest mean validation NLL among the cells with a perturbation: chosen without the test set.")
+        lines.append("* lowest mean validation NLL of the cells that are not ERM: chosen without the test set.")
     lines.append("Baselines are not tuned here: a difference says what the method adds to these settings, no more.")
     counts = frame["outcome"].value_counts()
     unfinished = {str(name): int(count) for name, count in counts.items() if name != "finished"}
@@ -154,13 +158,17 @@ def notes(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 
 def answer(frame: pd.DataFrame, table: pd.DataFrame) -> str:
-    """One sentence: the cell chosen on validation against ERM, in the headline metric, with its uncertainty."""
+    """What was chosen on validation, against ERM in the headline metric, with its uncertainty: a sentence a block."""
     chosen = table[table["chosen_on_validation"]]
-    if chosen.empty or "difference/mean" not in chosen or math.isnan(chosen.iloc[0]["difference/mean"]):
-        return "No cell can be compared with ERM yet."
-    row, column = chosen.iloc[0], headline(frame)
-    return (
-        f"{row['cell']}, chosen on validation, has a {column.title} of {_number(row[f'{column.metric}/mean'], 4)};"
-        f" paired difference to ERM {_difference(row, column)}, lower in {row['difference/lower']:.0f} of"
-        f" {row['difference/n']:.0f} seeds."
-    )
+    if chosen.empty:
+        return "Nothing is chosen: no cell has a validation split and all its seeds."
+    return "\n".join(_sentence(row, headline(frame)) for _, row in chosen.iterrows())
+
+
+def _sentence(row: pd.Series[float], column: Column) -> str:
+    mean = _number(row[f"{column.metric}/mean"] * column.scale, column.digits)
+    sentence = f"{row['cell']}, chosen on validation, has a {column.title} of {mean}"
+    if "difference/n" not in row or not row["difference/n"] > 0:
+        return f"{sentence}; no ERM trial to compare it with."
+    lower = f"lower in {row['difference/lower']:.0f} of {row['difference/n']:.0f} seeds"
+    return f"{sentence}; paired difference to ERM {_difference(row, column)}, {lower}."

@@ -23,17 +23,18 @@ def deliver_missing(study: Study, rows: dict[str, LedgerRow], tracker: Tracker, 
     Returns the ids of finished trials whose records are gone, checkpoint and all.
     """
     own: dict[str, State] = {trial_id: row.state for trial_id, row in rows.items() if row.study == study.name}
-    gone: list[str] = []
-    for trial in tracker.stale(own):
-        delivery = _from_checkpoint(Delivery(trial, own[trial.trial_id], cause=rows[trial.trial_id].cause), results)
+    missing, gone = tracker.stale(own), []
+    for trial in study.trials:
+        row = rows[trial.trial_id]
+        if row.study != study.name and row.state == "finished" and not tracker.copy(trial, row.study):
+            missing.append(trial)
+    for trial in missing:
+        row = rows[trial.trial_id]
+        delivery = _from_checkpoint(Delivery(trial, row.state, cause=row.cause), results)
         if delivery.state == "finished" and not delivery.records:
             gone.append(trial.trial_id)
         else:
             tracker.write(delivery)
-    for trial in study.trials:
-        row = rows[trial.trial_id]
-        if row.study != study.name and row.state == "finished":
-            tracker.copy(trial, row.study)
     return gone
 
 

@@ -27,6 +27,7 @@ from sweeps.ledger import LEASE_SECONDS, LedgerRow, State
 from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import Delivery
+from trainer.declaration import ConfigError
 from trainer.machine import Machine
 
 QUIET = {
@@ -129,13 +130,12 @@ def _left(launch: Launch) -> dict[str, State]:
 
 
 def _fit(launch: Launch, trial_ids: Sequence[str], stop: Stop) -> None:
-    searcher = LedgerSearcher(launch, trial_ids, stop)
-    gpus = 1.0 if launch.sweep.device.startswith("cuda") else 0.0
+    gpus = _gpus_a_trial(launch.sweep.device)
+    jobs = min(launch.sweep.jobs, int(_cluster_gpus())) if gpus else launch.sweep.jobs
+    searcher = LedgerSearcher(launch, trial_ids, jobs, stop)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"cpu": 1.0, "gpu": gpus}),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher, num_samples=-1, max_concurrent_trials=launch.sweep.jobs, reuse_actors=True
-        ),
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=jobs, reuse_actors=True),
         run_config=tune.RunConfig(
             storage_path=str(stop.file.parent / "tune"),
             verbose=0,
@@ -145,6 +145,19 @@ def _fit(launch: Launch, trial_ids: Sequence[str], stop: Stop) -> None:
     )
     tuner.fit()
     searcher.give_back()
+
+
+def _cluster_gpus() -> float:
+    return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def _gpus_a_trial(device: str) -> float:
+    """Raises ConfigError when GPUs are asked for that Ray does not see: Tune would wait for them for ever."""
+    if device == "cpu":
+        return 0.0
+    if _cluster_gpus() < 1:
+        raise ConfigError("--device cuda: Ray sees no GPU on this machine: train with --device cpu")
+    return 1.0
 
 
 class _KeepTrials(tune.Callback):
@@ -160,10 +173,10 @@ class _KeepTrials(tune.Callback):
 class LedgerSearcher(Searcher):
     """Leases trials one at a time and settles them. Tune's trial ids are its own; ``_live`` maps them to ours."""
 
-    def __init__(self, launch: Launch, trial_ids: Sequence[str], stop: Stop) -> None:
+    def __init__(self, launch: Launch, trial_ids: Sequence[str], jobs: int, stop: Stop) -> None:
         super().__init__()
         self.tune_trials: list[Any] = []
-        self._launch, self._sweep, self._stop = launch, launch.sweep, stop
+        self._launch, self._sweep, self._jobs, self._stop = launch, launch.sweep, jobs, stop
         self._wanted = set(trial_ids)
         self._trials = [trial for trial in launch.sweep.study.trials if trial.trial_id in self._wanted]
         self._by_id = {trial.trial_id: trial for trial in self._trials}
@@ -190,15 +203,15 @@ class LedgerSearcher(Searcher):
         self._fail_lost_trials()
         if self._stop.event.is_set():
             return Searcher.FINISHED
-        if len(self._live) >= self._sweep.jobs:
+        if len(self._live) >= self._jobs:
             return None
         ids = [trial.trial_id for trial in self._trials if trial.trial_id in self._wanted]
         row = self._sweep.ledger.lease(ids, self._launch.owner, self._sweep.study.name)
+        self._launch.show()
         if row is None:
             return None if self._live else Searcher.FINISHED
         self._live[trial_id] = row.trial_id
         self._launch.courier.send(Delivery(self._by_id[row.trial_id], "leased"))
-        self._launch.show()
         machine = Machine(data_dir=self._sweep.results.data, device=self._sweep.device, threads=1)
         return job(row.params, self._sweep.results.checkpoint(row.trial_id), machine, self._stop.file)
 
@@ -235,7 +248,6 @@ class LedgerSearcher(Searcher):
             self._launch.courier.send(Delivery(self._by_id[ours], state, report.records, report.cause))
         if state != "pending":
             self._wanted.discard(ours)
-        self._launch.show()
 
     def _fail_lost_trials(self) -> None:
         for trial in self.tune_trials:
@@ -302,6 +314,17 @@ def _private_folder() -> Path:
     """A folder for Ray's sockets, sessions and Tune's files, with a short name: a socket's path has 107 bytes."""
     short = Path(SHORT_FOLDER if Path(SHORT_FOLDER).is_dir() else tempfile.gettempdir())
     for old in short.glob("sweep-*-*"):
-        if not Path(f"/proc/{old.name.split('-')[1]}").exists() and time.time() - old.stat().st_mtime > 60:
-            shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError, ValueError):  # somebody else's folder, or one that goes away just now
+            if not _is_alive(int(old.name.split("-")[1])) and time.time() - old.stat().st_mtime > 60:
+                shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"sweep-{os.getpid()}-", dir=short))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from search_spaces.study import Study
 from sweeps.ledger import Ledger
-from sweeps.tracking import SUMMARY, UNREACHABLE, Tracker, connect, first_line
+from sweeps.tracking import SUMMARY, UNREACHABLE, Tracker, connect, first_line, open_tracker
 from trainer.declaration import ConfigError
 from trainer.machine import Results
 
@@ -28,11 +28,9 @@ def publish(study: Study, results: Results, ledger: Ledger) -> bool:
     folder = results.report(study.name)
     if not (folder / "cells.csv").is_file():
         raise ConfigError(f"{study.name}: no report in {folder}: python -m analysis report {study.name}")
-    client = connect(results)
-    tracker = Tracker(client, study, ledger, results)
-    tracker.prepare()
+    tracker = open_tracker(study, ledger, results)
     try:
-        return _publish(client, tracker, folder)
+        return _publish(connect(results), tracker, folder)
     except UNREACHABLE as error:
         raise ConfigError(f"MLFLOW_TRACKING_URI: {results.tracking_uri} took no report: {first_line(error)}") from error
 

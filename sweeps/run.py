@@ -9,15 +9,14 @@ from sweeps.delivery import Courier, deliver_missing
 from sweeps.ledger import OVER
 from sweeps.progress import Progress, duration
 from sweeps.sweep import INTERRUPTED, Sweep
-from sweeps.tracking import UNREACHABLE, Tracker, connect, first_line
+from sweeps.tracking import UNREACHABLE, Tracker, first_line, open_tracker
 
 DELIVERY_PATIENCE_SECONDS = 60.0
 
 
 def run(sweep: Sweep) -> int:
     """Train what is left, deliver what is due, say how it stands; the exit code is returned."""
-    tracker = Tracker(connect(sweep.results), sweep.study, sweep.ledger, sweep.results)
-    tracker.prepare()
+    tracker = open_tracker(sweep.study, sweep.ledger, sweep.results)
     sweep.ledger.retry_failed(sweep.trial_ids)
     name, total, started = sweep.study.name, len(sweep.trial_ids), time.monotonic()
     over = sum(row.state in OVER for row in sweep.rows().values())

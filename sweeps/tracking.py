@@ -7,7 +7,6 @@ found before they are made.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +66,17 @@ def connect(results: Results) -> MlflowClient:
         cause = first_line(error)
         raise ConfigError(f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {cause}") from error
     return client
+
+
+def open_tracker(study: Study, ledger: Ledger, results: Results) -> Tracker:
+    """The study's experiment, with the runs of its cells made. Raises ConfigError when the store does not answer."""
+    client = connect(results)
+    try:
+        tracker = Tracker(client, study, ledger, results)
+        tracker.prepare()
+    except UNREACHABLE as error:
+        raise ConfigError(f"MLFLOW_TRACKING_URI: {results.tracking_uri} stopped: {first_line(error)}") from error
+    return tracker
 
 
 def first_line(error: Exception) -> str:
@@ -199,16 +209,18 @@ class Tracker:
         for key, ended in over.items():
             self._set_status(self._runs[key], "FINISHED" if ended else "SCHEDULED")
 
-    def copy(self, trial: TrialConfig, trained_by: str) -> None:
+    def copy(self, trial: TrialConfig, trained_by: str) -> bool:
         """Show a trial that another study trained: a FINISHED run with its parameters and final metrics.
 
-        A store that does not have the original shows no copy.
+        False when this store does not have the original; True when there is nothing left to do.
         """
         known = self._runs.get(trial.trial_id)
+        if known is not None and known.status == "FINISHED":
+            return True
         original_id = self._ledger.run_ids(trained_by).get(trial.trial_id)
-        if original_id is None or (known is not None and known.copy_of == original_id and known.status == "FINISHED"):
-            return
-        original = self._client.get_run(original_id)
+        original = self._get(original_id) if original_id else None
+        if original_id is None or original is None:
+            return False
         finals = [
             Metric(name, value, original.info.end_time or 0, 0)
             for name, value in original.data.metrics.items()
@@ -220,6 +232,7 @@ class Tracker:
         self._log(run, finals, tags)
         run.copy_of = original_id
         self._set_status(run, "FINISHED")
+        return True
 
     def run_id(self, key: str) -> str:
         """MLflow's id of the run of a trial id, a cell id or ``SUMMARY``. Raises KeyError where there is none."""
@@ -253,20 +266,25 @@ class Tracker:
 
     def _find(self, key: str, recorded: str | None) -> Run | None:
         """The recorded run if this store has it, else one with the key as its tag (its driver died between the two)."""
-        if recorded is not None:
-            with contextlib.suppress(MlflowException):
-                run = self._client.get_run(recorded)
-                if run.info.lifecycle_stage == "active" and run.info.experiment_id == self._experiment_id:
-                    return run
+        run = self._get(recorded) if recorded is not None else None
+        if run is not None and run.info.experiment_id == self._experiment_id:
+            return run
         tagged = self._client.search_runs([self._experiment_id], f"tags.key = '{key}'", max_results=1)
         return tagged[0] if tagged else None
 
+    def _get(self, run_id: str) -> Run | None:
+        """The run, or None where this store has none of that id or it was deleted there."""
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return run if run.info.lifecycle_stage == "active" else None
+
     def _cell_tags(self, cell: Cell) -> dict[str, str]:
         names = ("method", "dataset", "model")
-        tags = {"kind": "cell", "study": self._study.name, **{name: str(cell.params[name]) for name in names}}
-        if SUMMARY in self._runs:
-            tags["mlflow.parentRunId"] = self._runs[SUMMARY].run_id
-        return tags
+        return {"kind": "cell", "study": self._study.name, **{name: str(cell.params[name]) for name in names}}
 
     def _trial_tags(self, trial: TrialConfig) -> dict[str, str]:
         cell = self._cells[trial.trial_id]

@@ -17,6 +17,7 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONWARNINGS": "ignore",  # of MLflow's own libraries, which its users cannot mend
 }
 
 
@@ -39,7 +40,19 @@ def serve(results: Results, port: int) -> None:
             raise ConfigError(f"port {port} on {HOST}: {error.strerror}: choose another, make ui PORT=5001") from error
     print(f"MLflow on http://{HOST}:{port} over {uri} (Ctrl-C ends it)", flush=True)
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
-    arguments = ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
+    arguments = [
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        uri,
+        "--registry-store-uri",
+        uri,
+    ]
     arguments += ["--default-artifact-root", results.artifacts.as_uri(), "--uvicorn-opts", "--log-level warning"]
     os.execv(  # noqa: S606  no shell is what is wanted
         sys.executable, [sys.executable, "-m", "mlflow", *arguments]

@@ -51,8 +51,13 @@ class Declaration:
             raise ConfigError(f"{type(self).__name__}.{field} = {getattr(self, field)!r}: must be {expected}")
 
 
+def _hints(declaration: type[Declaration]) -> dict[str, Any]:
+    """Field names and their types, in order."""
+    return _resolved_hints(declaration)  # type: ignore[arg-type]  # mypy misses that a class is hashable
+
+
 @functools.cache
-def _hints(declaration: Any) -> dict[str, Any]:
+def _resolved_hints(declaration: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(declaration)
     return {field.name: hints[field.name] for field in dataclasses.fields(declaration)}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.tracking import MlflowClient
 
 from search_spaces import recipes
@@ -76,10 +77,12 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-@pytest.fixture
-def lapse(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Once called, leases are over as soon as they are taken: no test need sleep until one lapses."""
-    return lambda: monkeypatch.setattr(ledger_module, "LEASE_SECONDS", -1.0)
+@contextlib.contextmanager
+def lapsing() -> Iterator[None]:
+    """Leases taken within are over as soon as they are taken: no test need sleep until one lapses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_module, "LEASE_SECONDS", -1.0)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +103,15 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.delenv(name)
         connect(results)
     return results.root / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_store: Path) -> Path:
+    """An MLflow database, empty again for each test. Its place stays, for MLflow is slow with a new one."""
+    place = empty_store.with_name("store.db")
+    with contextlib.closing(sqlite3.connect(empty_store)) as source, contextlib.closing(sqlite3.connect(place)) as copy:
+        source.backup(copy)
+    return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +139,14 @@ class Desk:
         """The checkpoint that a worker leaves."""
         Checkpoint(trial.trial_id, tuple(records), {}).save(self.results.checkpoint(trial.trial_id))
 
-    def runs(self, study: str) -> list[Run]:
-        """All runs of the experiment that are not deleted."""
+    def experiment(self, study: str) -> Experiment:
         experiment = self.client.get_experiment_by_name(study)
-        return list(self.client.search_runs([experiment.experiment_id]))
+        assert experiment is not None
+        return experiment
+
+    def runs(self, study: str, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+        """All runs of the experiment that are not deleted, or those that are."""
+        return list(self.client.search_runs([self.experiment(study).experiment_id], run_view_type=view))
 
     def run(self, study: str, key: str) -> Run:
         """The one run of a trial id, a cell id or ``summary``."""
@@ -144,10 +160,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, empty_store: Path) -> Iterator[Desk]:
+def desk(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setenv(TRACKING_VARIABLE, f"sqlite:///{store}")
     results = Results(tmp_path / "results")
     results.root.mkdir()
-    shutil.copy(empty_store, results.root / "mlflow.db")
     ledger = Ledger(results.ledger_url)
     yield Desk(results, ledger, connect(results))
     ledger.close()

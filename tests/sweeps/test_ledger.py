@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import sqlalchemy as sql
 
 from sweeps import ledger as ledger_module
 from sweeps.ledger import Ledger, LedgerRow, State
-from tests.sweeps.conftest import make_study, make_trial, wait_for
+from tests.sweeps.conftest import lapsing, make_study, make_trial, wait_for
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 
@@ -25,7 +25,6 @@ STUDY = make_study()
 TRIALS = STUDY.trials
 IDS = [trial.trial_id for trial in TRIALS]
 A, B = "driver-a", "driver-b"
-Lapse = Callable[[], None]
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def test_leases_come_in_the_order_asked_for(ledger: Ledger) -> None:
 
 def take_any(ledger: Ledger, ids: list[str], owner: str = A, study: str = "toy") -> str | None:
     row = ledger.lease(ids, owner, study)
-    return row and row.trial_id
+    return None if row is None else row.trial_id
 
 
 def test_a_lease_says_what_it_is(ledger: Ledger) -> None:
@@ -154,31 +153,25 @@ def test_a_finished_trial_stays_so_for_a_study_that_declares_it_later(ledger: Le
     assert ledger.rows(IDS)[IDS[1]].study == "later"
 
 
-def test_a_lapsed_lease_shows_as_pending(ledger: Ledger, lapse: Lapse) -> None:
-    lapse()
-    take(ledger, IDS[0])
+def test_a_lapsed_lease_shows_as_pending(ledger: Ledger) -> None:
+    with lapsing():
+        take(ledger, IDS[0])
     assert states(ledger)[0] == "pending"
     assert not ledger.holds(IDS[0], A)
 
 
-def test_a_lapsed_lease_can_be_neither_renewed_nor_settled(
-    ledger: Ledger, lapse: Lapse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lapse()
-    take(ledger, IDS[0])
+def test_a_lapsed_lease_can_be_neither_renewed_nor_settled(ledger: Ledger) -> None:
+    with lapsing():
+        take(ledger, IDS[0])
     before = ledger.rows(IDS)
-    monkeypatch.undo()
     ledger.renew(A)
     assert not ledger.settle(IDS[0], A, "finished")
     assert ledger.rows(IDS) == before
 
 
-def test_a_lapsed_lease_goes_to_whoever_asks_and_its_former_owner_is_refused(
-    ledger: Ledger, lapse: Lapse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lapse()
-    take(ledger, IDS[0], A)
-    monkeypatch.undo()
+def test_a_lapsed_lease_goes_to_whoever_asks_and_its_former_owner_is_refused(ledger: Ledger) -> None:
+    with lapsing():
+        take(ledger, IDS[0], A)
     taken = take(ledger, IDS[0], B)
     assert (taken.owner, taken.state) == (B, "leased")
     outcomes: tuple[State, ...] = ("finished", "failed", "pending")

@@ -36,15 +36,10 @@ def everything(desk: Desk, study: str = "toy") -> dict[str, Any]:
     return found
 
 
-def deleted(desk: Desk, study: str = "toy") -> list[Run]:
-    experiment = desk.client.get_experiment_by_name(study)
-    return list(desk.client.search_runs([experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY))
-
-
 def test_one_experiment_a_study(desk: Desk) -> None:
     desk.tracker(STUDY)
     desk.tracker(make_study("another"))
-    experiment = desk.client.get_experiment_by_name("toy")
+    experiment = desk.experiment("toy")
     assert experiment.tags["mlflow.note.content"] == STUDY.question
     assert experiment.artifact_location == (desk.results.artifacts / "toy").as_uri()
     names = {found.name for found in desk.client.search_experiments()}
@@ -58,11 +53,8 @@ def test_a_summary_then_a_run_a_cell_then_a_run_a_trial(desk: Desk) -> None:
     cells = STUDY.cells()
     keys = [SUMMARY, *(cell.cell_id for cell in cells), *(trial.trial_id for trial in STUDY.trials)]
     assert sorted(run.data.tags["key"] for run in desk.runs("toy")) == sorted(keys)
-    summary = desk.run("toy", SUMMARY)
-    assert "mlflow.parentRunId" not in summary.data.tags
     for cell in cells:
         run = desk.run("toy", cell.cell_id)
-        assert run.data.tags["mlflow.parentRunId"] == summary.info.run_id
         for trial in cell.trials:
             assert desk.run("toy", trial.trial_id).data.tags["mlflow.parentRunId"] == run.info.run_id
 
@@ -150,7 +142,7 @@ def test_writing_again_changes_nothing(desk: Desk) -> None:
     again = desk.tracker(STUDY)
     again.write(delivery)
     assert everything(desk) == before
-    assert deleted(desk) == []
+    assert desk.runs("toy", ViewType.DELETED_ONLY) == []
 
 
 def test_a_delivery_that_holds_earlier_ones_adds_what_is_new(desk: Desk) -> None:
@@ -226,7 +218,7 @@ def test_stale_are_the_trials_whose_run_shows_another_state(desk: Desk) -> None:
 
 def test_a_run_whose_driver_died_before_recording_it_is_adopted(desk: Desk) -> None:
     desk.tracker(STUDY)
-    experiment = desk.client.get_experiment_by_name("toy")
+    experiment = desk.experiment("toy")
     orphan = desk.client.create_run(experiment.experiment_id, tags={"key": ID})
     assert ID not in desk.ledger.run_ids("toy")
     desk.tracker(STUDY).write(Delivery(TRIAL, "finished", RECORDS))
@@ -237,7 +229,7 @@ def test_a_run_whose_driver_died_before_recording_it_is_adopted(desk: Desk) -> N
 
 def test_an_adopted_run_is_recorded(desk: Desk) -> None:
     desk.tracker(STUDY)
-    experiment = desk.client.get_experiment_by_name("toy")
+    experiment = desk.experiment("toy")
     orphan = desk.client.create_run(experiment.experiment_id, tags={"key": ID})
     desk.tracker(STUDY).write(Delivery(TRIAL, "finished", RECORDS))
     assert desk.ledger.run_ids("toy").get(ID) == orphan.info.run_id
@@ -246,7 +238,7 @@ def test_an_adopted_run_is_recorded(desk: Desk) -> None:
 def test_the_recorded_run_goes_before_an_orphan(desk: Desk) -> None:
     desk.tracker(STUDY).write(Delivery(TRIAL, "leased"))
     recorded = desk.ledger.run_ids("toy")[ID]
-    experiment = desk.client.get_experiment_by_name("toy")
+    experiment = desk.experiment("toy")
     for start in (1, 2**41):  # older and newer than the recorded one
         desk.client.create_run(experiment.experiment_id, start_time=start, tags={"key": ID})
     desk.tracker(STUDY).write(Delivery(TRIAL, "finished", RECORDS))
@@ -278,7 +270,7 @@ def test_of_two_runs_made_at_the_same_moment_one_is_kept(desk: Desk) -> None:
     second.write(Delivery(TRIAL, "finished", RECORDS))
     assert desk.run("toy", ID).info.run_id == desk.ledger.run_ids("toy")[ID] == first.run_id(ID)
     assert desk.run("toy", ID).info.status == "FINISHED"
-    assert [run.data.tags["key"] for run in deleted(desk)] == [ID]
+    assert [run.data.tags["key"] for run in desk.runs("toy", ViewType.DELETED_ONLY)] == [ID]
 
 
 def test_a_recorded_run_that_the_store_does_not_have_is_replaced(desk: Desk) -> None:
@@ -303,9 +295,9 @@ def test_a_run_deleted_in_the_ui_is_made_anew(desk: Desk) -> None:
 def test_an_experiment_deleted_in_the_ui_comes_back_whole(desk: Desk) -> None:
     desk.tracker(STUDY).write(Delivery(TRIAL, "finished", RECORDS))
     before = desk.run("toy", ID)
-    desk.client.delete_experiment(desk.client.get_experiment_by_name("toy").experiment_id)
+    desk.client.delete_experiment(desk.experiment("toy").experiment_id)
     tracker = desk.tracker(STUDY)
-    assert desk.client.get_experiment_by_name("toy").lifecycle_stage == "active"
+    assert desk.experiment("toy").lifecycle_stage == "active"
     assert tracker.stale({ID: "finished"}) == []
     tracker.write(Delivery(TRIAL, "finished", RECORDS))
     after = desk.run("toy", ID)
@@ -351,7 +343,7 @@ LATER = Study(name="later", question="And now?", trials=(TRIAL, make_trial(seed=
 def test_a_trial_of_another_study_is_shown_as_a_copy(desk: Desk) -> None:
     desk.tracker(STUDY).write(Delivery(TRIAL, "finished", RECORDS))
     original = desk.run("toy", ID)
-    desk.tracker(LATER).copy(TRIAL, "toy")
+    assert desk.tracker(LATER).copy(TRIAL, "toy")
     copy = desk.run("later", ID)
     assert copy.info.status == "FINISHED"
     assert copy.data.tags["copy_of"] == original.info.run_id
@@ -367,8 +359,8 @@ def test_a_copy_is_written_once(desk: Desk) -> None:
     tracker = desk.tracker(LATER)
     tracker.copy(TRIAL, "toy")
     before = everything(desk, "later")
-    tracker.copy(TRIAL, "toy")
-    desk.tracker(LATER).copy(TRIAL, "toy")
+    assert tracker.copy(TRIAL, "toy")
+    assert desk.tracker(LATER).copy(TRIAL, "toy")
     assert everything(desk, "later") == before
 
 
@@ -389,12 +381,18 @@ def test_a_copy_is_never_stale(desk: Desk) -> None:
     assert desk.tracker(LATER).stale({ID: "finished"}) == []
 
 
-@pytest.mark.parametrize("recorded", [None, "0" * 32])
-def test_without_the_original_there_is_no_copy(desk: Desk, recorded: str | None) -> None:
-    if recorded:  # in another store, or deleted for good
-        desk.ledger.claim_run("toy", ID, recorded)
-    desk.tracker(LATER).copy(TRIAL, "toy")
+@pytest.mark.parametrize("recorded", [False, True])
+def test_without_the_original_there_is_no_copy(desk: Desk, recorded: bool) -> None:
+    if recorded:  # in another store
+        desk.ledger.claim_run("toy", ID, "0" * 32)
+    assert not desk.tracker(LATER).copy(TRIAL, "toy")
     assert ID not in {run.data.tags["key"] for run in desk.runs("later")}
+
+
+def test_of_a_deleted_original_there_is_no_copy(desk: Desk) -> None:
+    desk.tracker(STUDY).write(Delivery(TRIAL, "finished", RECORDS))
+    desk.client.delete_run(desk.run("toy", ID).info.run_id)
+    assert not desk.tracker(LATER).copy(TRIAL, "toy")
 
 
 def refusal(results: Results) -> str:

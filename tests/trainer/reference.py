@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def balls_of(model: nn.Module, ball: str) -> list[slice]:
     ends = [0]
     for parameter in model.parameters():
         ends.append(ends[-1] + parameter.numel())
-    return [slice(0, ends[-1])] if ball == "global" else [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
+    return [slice(0, ends[-1])] if ball == "global" else [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 def example_losses(model: nn.Module, images: Tensor, labels: Tensor) -> list[ExampleLoss]:
@@ -84,7 +85,5 @@ def example_losses(model: nn.Module, images: Tensor, labels: Tensor) -> list[Exa
 
 def _named(model: nn.Module, weights: Tensor) -> dict[str, Tensor]:
     names, parameters = zip(*model.named_parameters(), strict=True)
-    pieces = weights.split([parameter.numel() for parameter in parameters])
-    return {
-        name: piece.view_as(parameter) for name, piece, parameter in zip(names, pieces, parameters, strict=True)
-    }
+    pieces = torch.split(weights, [parameter.numel() for parameter in parameters])
+    return {name: piece.view_as(parameter) for name, piece, parameter in zip(names, pieces, parameters, strict=True)}

@@ -81,7 +81,7 @@ def test_equals_algorithm_1(ball: Ball, n: int, epsilon: float, zeta: float) -> 
 
 
 @every_ball
-@pytest.mark.parametrize(("epsilon", "clipped"), [(1e-3, {True}), (0.15, {True, False}), (50.0, {False})])
+@pytest.mark.parametrize(("epsilon", "clipped"), [(1e-3, {True}), (0.5, {True, False}), (50.0, {False})])
 def test_reference_cases_reach_idle_and_active_clips(ball: Ball, epsilon: float, clipped: set[bool]) -> None:
     """Guards the test above: its radii lie below, among and above what the ascent reaches; the shares agree."""
     model, examples = smooth_network(), batch()
@@ -163,9 +163,7 @@ def test_weights_are_restored_bit_for_bit(ball: Ball, n: int) -> None:
 @pytest.mark.parametrize("failing_call", [1, 2, 3])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @every_ball
-def test_weights_are_restored_when_closure_raises(
-    ball: Ball, error: type[BaseException], failing_call: int
-) -> None:
+def test_weights_are_restored_when_closure_raises(ball: Ball, error: type[BaseException], failing_call: int) -> None:
     model, calls = smooth_network(), itertools.count(1)
     before, perturbed = [parameter.detach().clone() for parameter in model.parameters()], []
 
@@ -224,9 +222,7 @@ def test_parameter_that_the_loss_does_not_use_has_gradient_zero(ball: Ball) -> N
     amp_step(loss_of(together, batch()), [unused, *together.parameters()], settings)
     assert_equal(gradients_of([unused]), [torch.zeros(3, dtype=torch.float64)])
     assert torch.equal(unused.detach(), torch.ones(3, dtype=torch.float64))
-    for found, expected in zip(
-        gradients_of(together.parameters()), gradients_of(alone.parameters()), strict=True
-    ):
+    for found, expected in zip(gradients_of(together.parameters()), gradients_of(alone.parameters()), strict=True):
         assert_near(found, expected)
 
 
@@ -319,10 +315,13 @@ def test_works_for_callers_under_no_grad() -> None:
 # ---- No waiting for the device
 
 
-class NoSynchronisation(TorchDispatchMode):
+class NoSynchronisation(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Raises where a value would be brought from the device to Python, which waits for all work queued before it."""
 
     waits = ("_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "masked_select", "unique_dim", "_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in self.waits:
@@ -413,7 +412,7 @@ def test_amp_method_is_amp_gradient(ball: Ball) -> None:
 
 
 def test_observations_are_means_since_the_last_call() -> None:
-    declared, model = Amp(epsilon=RADIUS, inner_lr=0.4), smooth_network()
+    declared, model = Amp(epsilon=0.4, inner_lr=0.4), smooth_network()  # clipped for seed 1 alone
     method = AmpMethod(declared)
     for seeds in ([0, 1, 2], [3]):
         steps = [amp_step(loss_of(model, batch(seed)), model.parameters(), declared) for seed in seeds]
@@ -494,9 +493,10 @@ def test_statistics_move_again_after_a_pass_that_raised(failing_call: int) -> No
     norm.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         AmpMethod(Amp(epsilon=0.5)).backward(model, batch())
-    before = norm.num_batches_tracked.clone() if norm.num_batches_tracked is not None else None
+    assert norm.num_batches_tracked is not None
+    before = norm.num_batches_tracked.item()
     model(batch().images)
-    assert norm.num_batches_tracked == before + 1
+    assert norm.num_batches_tracked.item() == before + 1
 
 
 def test_a_norm_that_is_not_in_training_normalises_by_its_running_statistics() -> None:
@@ -504,11 +504,9 @@ def test_a_norm_that_is_not_in_training_normalises_by_its_running_statistics() -
     model = smooth_network(norm=norm)
     model(batch(1).images)
     norm.eval()
-    as_affine = copy.deepcopy(model)
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
+    plain = copy.deepcopy(model)
     before = [buffer.clone() for buffer in norm.buffers()]
     AmpMethod(Amp(epsilon=0.5)).backward(model, batch())
-    amp_gradient(loss_of(as_affine, batch()), as_affine.parameters(), epsilon=0.5, inner_lr=1.0)
+    amp_gradient(loss_of(plain, batch()), plain.parameters(), epsilon=0.5, inner_lr=1.0)
     assert_equal(list(norm.buffers()), before)
-    assert_equal(gradients_of(model.parameters()), gradients_of(as_affine.parameters()))
+    assert_equal(gradients_of(model.parameters()), gradients_of(plain.parameters()))

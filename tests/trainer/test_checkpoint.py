@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import os
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.declaration import ConfigError
+from trainer.files import write_atomically
+from trainer.records import EpochRecord
+
+TRIAL, OTHER = "0123456789abcdef", "fedcba9876543210"
+RECORDS = tuple(EpochRecord(epoch, 1_700_000_000_000 + epoch, {"val/nll": 1 / epoch, "lr": 0.1}) for epoch in (1, 2))
+
+
+def checkpoint(**changes: Any) -> Checkpoint:
+    state = {"model": {"weight": torch.arange(3) / 7}, "milestones": Counter({2: 1}), "rng": torch.get_rng_state()}
+    return Checkpoint(**({"trial_id": TRIAL, "records": RECORDS, "state": state} | changes))
+
+
+def saved(path: Path) -> bytes:
+    checkpoint().save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("diverged", [None, "train/criterion is nan in epoch 3"])
+def test_what_is_loaded_is_what_was_saved(path: Path, diverged: str | None) -> None:
+    original = checkpoint(diverged=diverged)
+    original.save(path)
+    loaded = load_checkpoint(path, TRIAL)
+    assert loaded is not None
+    assert (loaded.trial_id, loaded.records, loaded.diverged) == (TRIAL, RECORDS, diverged)
+    assert torch.equal(loaded.state["model"]["weight"], original.state["model"]["weight"])
+    assert torch.equal(loaded.state["rng"], original.state["rng"])
+    assert loaded.state["milestones"] == Counter({2: 1})
+
+
+def test_a_file_that_is_not_there_is_no_checkpoint(path: Path) -> None:
+    assert load_checkpoint(path, TRIAL) is None
+    assert not path.parent.exists()
+
+
+def test_another_trials_checkpoint_is_refused_and_kept(path: Path) -> None:
+    before = saved(path)
+    with pytest.raises(ConfigError, match=f"{path.name}: holds trial {TRIAL}, not {OTHER}"):
+        load_checkpoint(path, OTHER)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.05, 0.3, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_no_checkpoint(path: Path, kept: float) -> None:
+    whole = saved(path)
+    path.write_bytes(whole[: int(kept * len(whole))])
+    assert load_checkpoint(path, TRIAL) is None
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"garbage",
+        b"hello world\n" * 50,
+        b"<html>504 Gateway Time-out</html>",
+        b"\0" * 5000,
+        b"\x1f\x8b\x08\x00",
+        b"a",  # an opcode that pops from an empty stack
+        b"h\x05",  # one that fetches what was never stored
+        b"X\x01\x00\x00\x00\xff.",  # text that is not UTF-8
+        b"J\x01",  # a number cut short
+        pickle.dumps({"trial_id": TRIAL}, protocol=2),
+    ],
+)
+def test_garbage_is_no_checkpoint(path: Path, garbage: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(garbage)
+    assert load_checkpoint(path, TRIAL) is None
+
+
+@settings(
+    deadline=None,
+    derandomize=True,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(content=st.binary(max_size=30))
+def test_no_bytes_crash_the_loader(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "trial.pt"
+    file.write_bytes(content)
+    assert load_checkpoint(file, TRIAL) is None
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        None,
+        [1, 2],
+        torch.ones(3),
+        {"trial_id": TRIAL},
+        {"trial_id": TRIAL, "records": 3, "state": {}, "diverged": None},
+        {"trial_id": TRIAL, "records": [{"epoch": 1}], "state": {}, "diverged": None},
+    ],
+    ids=repr,
+)
+def test_a_file_of_something_else_is_no_checkpoint(path: Path, contents: object) -> None:
+    path.parent.mkdir()
+    torch.save(contents, path)
+    assert load_checkpoint(path, TRIAL) is None
+
+
+class Bomb:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_nothing_in_a_file_is_executed(path: Path, tmp_path: Path) -> None:
+    checkpoint(state={"model": Bomb(tmp_path / "executed")}).save(path)
+    assert load_checkpoint(path, TRIAL) is None
+    assert not (tmp_path / "executed").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "executed").exists(), "the bomb of this test does not work"
+
+
+# ---- Atomic writes
+
+
+def put(content: bytes) -> Callable[[IO[bytes]], None]:
+    def write(file: IO[bytes]) -> None:
+        file.write(content)
+
+    return write
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), ValueError("bad"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("existing", [b"old", None])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, existing: bytes | None, error: BaseException
+) -> None:
+    path = tmp_path / "file"
+    if existing is not None:
+        path.write_bytes(existing)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"half of the new")
+        file.flush()
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomically(path, write)
+    assert names(tmp_path) == ([] if existing is None else ["file"])
+    assert existing is None or path.read_bytes() == existing
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_failure_at_the_end_of_a_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, put(b"new"))
+    assert names(tmp_path) == ["file"]
+    assert path.read_bytes() == b"old"
+
+
+def test_the_new_content_appears_at_once_and_after_it_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "a" / "b" / "file", []
+    write_atomically(path, put(b"old"))
+    fsync = os.fsync
+
+    def spy(handle: int) -> None:
+        synced.append((os.fstat(handle).st_size, path.read_bytes()))
+        fsync(handle)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"longer")
+        assert path.read_bytes() == b"old"
+
+    monkeypatch.setattr(os, "fsync", spy)
+    write_atomically(path, write)
+    assert synced == [(len(b"longer"), b"old")]
+    assert path.read_bytes() == b"longer"
+    assert names(path.parent) == ["file"]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved(path)
+
+    def fail(_: object, file: IO[bytes]) -> None:
+        file.write(b"PK\x03\x04")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint(records=RECORDS[:1]).save(path)
+    assert path.read_bytes() == before
+    assert names(path.parent) == [path.name]
