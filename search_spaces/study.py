@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.config import TrialConfig, identity
@@ -33,14 +33,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """A finite set of trials, in the order in which they are started.
+    """A finite set of trials, in the order in which they are started; kept as a tuple.
 
     name: names the MLflow experiment and the report's folder. question: one sentence, shown with the results.
     """
 
     name: str
     question: str
-    trials: tuple[TrialConfig, ...]
+    trials: Sequence[TrialConfig]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trials", tuple(self.trials))

@@ -33,9 +33,11 @@ METHODS = (Erm(), Amp(epsilon=0.2, inner_lr=2.0, inner_steps=2))
 STUDY = Study(
     name="killed",
     question="Does a killed sweep end with the table of an undisturbed one?",
-    trials=tuple(
-        replace(recipes.digits_mlp(method, seed), epochs=80, lr_milestones=(40,)) for seed in range(4) for method in METHODS
-    ),
+    trials=[
+        replace(recipes.digits_mlp(method, seed), epochs=60, lr_milestones=(40,))
+        for seed in range(3)
+        for method in METHODS
+    ],
 )
 """
 TIMES = ("epoch_seconds",)
@@ -141,11 +143,11 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_table(workplace: Path) -> N
     wait_until_finished(workplace, 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert states(Results(workplace / "results"), find(str(workplace / "killed.py")))["finished"] < 8
+    assert states(Results(workplace / "results"), find(str(workplace / "killed.py")))["finished"] < 6
     run_to_end(workplace)
     assert_equals_undisturbed(workplace)
     printed = run_to_end(workplace)
-    assert printed == "killed: 8 of 8 already finished\n"
+    assert printed == "killed: 6 of 6 already finished\n"
 
 
 def test_interrupted_it_says_how_to_go_on_and_leaves_no_run_running(workplace: Path) -> None:

@@ -1,0 +1,154 @@
+"""From MLflow runs to table, figure and files, on a study whose numbers are made up and so known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from analysis.figures import draw
+from analysis.report import report
+from analysis.runs import load
+from analysis.tables import answer, cells_table, notes, text_rows
+from search_spaces import recipes
+from search_spaces.study import Study
+from sweeps.ledger import Ledger
+from sweeps.tracking import Delivery, Tracker, connect
+from trainer.config import Amp, Erm, Method, TrialConfig
+from trainer.declaration import ConfigError
+from trainer.machine import Results
+from trainer.records import EpochRecord
+
+EPSILONS = (0.1, 0.2, 0.4)
+TEST_NLL = {None: 0.30, 0.1: 0.25, 0.2: 0.20, 0.4: 0.40}
+
+
+def declared() -> Study:
+    methods: list[Method] = [Erm(), *(Amp(epsilon=epsilon) for epsilon in EPSILONS)]
+    trials = [recipes.digits_mlp(method, seed) for seed in range(3) for method in methods]
+    return Study(name="made-up", question="Is the report right?", trials=tuple(trials))
+
+
+def record(trial: TrialConfig) -> EpochRecord:
+    epsilon = trial.method.epsilon if isinstance(trial.method, Amp) else None
+    nll = TEST_NLL[epsilon] + 0.01 * trial.seed + (0.001 * trial.seed if epsilon else 0)
+    parts = {f"{part}/{name}": nll / scale for part in ("val", "test") for name, scale in (("nll", 1), ("error", 10))}
+    return EpochRecord(40, 1_000_000, parts | {"test/ece": nll / 20, "train/nll": nll / 100, "train/error": 0.0})
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        found = Results(tmp_path_factory.mktemp("results"))
+        ledger = Ledger(found.ledger_url)
+        study = declared()
+        ledger.declare(study.name, study.trials)
+        tracker = Tracker(connect(found), study, ledger, found)
+        tracker.prepare()
+        for trial in study.trials:
+            if trial == study.trials[-1]:
+                continue  # ε = 0.4, seed 2: missing
+            if trial == study.trials[-5]:
+                tracker.write(Delivery(trial, "diverged", [record(trial)], "train/criterion is nan in epoch 41"))
+            else:
+                tracker.write(Delivery(trial, "finished", [record(trial)]))
+        ledger.close()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def frame(results: Results) -> pd.DataFrame:
+    return load(declared(), results)
+
+
+def test_every_declared_trial_has_a_row(frame: pd.DataFrame) -> None:
+    assert frame["trial_id"].tolist() == [trial.trial_id for trial in declared().trials]
+    assert frame["outcome"].value_counts().to_dict() == {"finished": 10, "missing": 1, "diverged": 1}
+    assert frame.loc[frame["outcome"] != "finished", "test/nll"].isna().all()
+    assert frame["method.epsilon"].dropna().unique().tolist() == list(EPSILONS)
+
+
+def test_table_is_what_the_numbers_say(frame: pd.DataFrame) -> None:
+    table = cells_table(declared(), frame).set_index("cell")
+    assert table.loc["Amp epsilon=0.2", "test/nll/mean"] == pytest.approx(0.211)
+    assert table.loc["Amp epsilon=0.2", "difference/mean"] == pytest.approx(-0.099)
+    assert table.loc["Amp epsilon=0.2", "difference/lower"] == 3
+    # t(0.975, 2) = 4.3027; the differences are -0.100, -0.099, -0.098
+    assert table.loc["Amp epsilon=0.2", "difference/high"] == pytest.approx(-0.099 + 4.3027 * 0.001 / 3**0.5, abs=1e-6)
+    assert table["chosen_on_validation"].tolist() == [False, False, True, False]
+    assert [table.loc["Amp epsilon=0.4", name] for name in ("n_finished", "n_diverged", "seeds")] == [1, 1, 3]
+
+
+def test_text_hides_nothing(frame: pd.DataFrame) -> None:
+    study = declared()
+    table = cells_table(study, frame)
+    rows = text_rows(study, frame, table)
+    assert rows[0][:2] == ["method", "method.epsilon"]
+    assert rows[3][1] == "0.2 *"
+    assert rows[4][-1] == "1/3, 1 diverged"
+    assert rows[4][-2].endswith("[n = 1]")
+    assert "1 missing" in " ".join(notes(frame, table))
+    assert "lower in 3 of 3 seeds" in answer(frame, table)
+
+
+def test_mixed_commits_are_named(frame: pd.DataFrame) -> None:
+    mixed = frame.assign(commit=["aaa"] * 6 + ["bbb"] * 6)
+    lines = notes(mixed, cells_table(declared(), mixed))
+    assert any("more than one commit: aaa (6 trials), bbb (6 trials)" in line for line in lines)
+
+
+def test_figure_shows_every_seed(frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[Figure, Path]] = []
+
+    def keep(figure: Figure, stem: Path) -> list[Path]:
+        drawn.append((figure, stem))
+        return []
+
+    monkeypatch.setattr("analysis.figures._save", keep)
+    draw(declared(), frame, tmp_path)
+    ((figure, stem),) = drawn
+    assert stem.name == "epsilon"
+    panel = next(axes for axes in figure.axes if axes.get_title() == "test risk (NLL)")
+    assert panel.get_xscale() == "log"
+    assert "global L2 ball" in panel.get_xlabel()
+    heights = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=float) for line in panel.lines}
+    seeds = heights["AMP, a seed"][~np.isnan(heights["AMP, a seed"])]
+    assert len(seeds) == 7
+    assert heights["AMP, mean over seeds"] == pytest.approx([0.261, 0.211, 0.4])
+    low, high = panel.get_ylim()
+    assert low < seeds.min() <= seeds.max() < high
+    assert any(line.get_label() == "ε = 0.2, chosen on validation" for line in panel.lines)
+
+
+def test_a_study_without_radii_is_drawn_a_row_a_cell(frame: pd.DataFrame, tmp_path: Path) -> None:
+    methods = (Erm(), Amp(epsilon=0.2))
+    study = Study(name="two", question="?", trials=[recipes.digits_mlp(m, seed) for seed in range(3) for m in methods])
+    two = frame[frame["cell"].isin(["Erm", "Amp epsilon=0.2"])].copy()
+    two["cell"] = two["method"]
+    files = draw(study, two.reset_index(drop=True), tmp_path)
+    assert [file.name for file in files] == ["cells.png", "cells.svg"]
+    assert all(file.stat().st_size > 5_000 for file in files)
+    assert pyplot.get_fignums() == []
+
+
+def test_report_writes_its_files_and_is_the_same_again(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    files = report(declared(), results)
+    first = {file.name: file.read_bytes() for file in files}
+    assert set(first) == {"epsilon.png", "epsilon.svg", "cells.csv", "trials.csv", "report.md"}
+    assert "Is the report right?" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in report(declared(), results)} == first
+    cells = pd.read_csv(files[0].parent / "cells.csv")
+    assert cells["difference/n"].tolist()[1:] == [3, 3, 1]
+
+
+def test_nothing_finished_is_said(results: Results) -> None:
+    trial = replace(recipes.digits_mlp(Erm(), 0), weight_decay=0.5)
+    with pytest.raises(ConfigError, match="no trial is finished"):
+        report(Study(name="empty", question="?", trials=(trial,)), results)

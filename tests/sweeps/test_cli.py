@@ -1,0 +1,77 @@
+"""Bad input: one line that says what, where and what to do, exit code 2, no traceback; nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STUDY = """
+from search_spaces import recipes
+from search_spaces.study import Study
+from trainer.config import Amp, Erm
+
+STUDY = Study(name="mine", question="?", trials=[recipes.digits_mlp({method}, 0)])
+"""
+
+
+def run(tmp_path: Path, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"SWEEPS_RESULTS": str(tmp_path / "results")} | settings
+    return subprocess.run(
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize("command", [("sweeps", "run"), ("sweeps", "plan"), ("analysis", "report")])
+def test_unknown_study_names_the_nearest(tmp_path: Path, command: tuple[str, str]) -> None:
+    assert_one_line(run(tmp_path, *command, "fig8-mnist"), "fig8-mnist'", "fig8-mnist5k")
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ("Amp(epsilon=-0.5)", ("mine.py:6", "Amp.epsilon = -0.5", "> 0")),
+        ("Amp(epsilon=0.5, inner_steps=0)", ("Amp.inner_steps = 0", "Erm()")),
+        ("Erm(epsilon=0.5)", ("mine.py:6", "epsilon")),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path: Path, method: str, parts: tuple[str, ...]) -> None:
+    (tmp_path / "mine.py").write_text(STUDY.format(method=method))
+    assert_one_line(run(tmp_path, "sweeps", "run", str(tmp_path / "mine.py")), *parts)
+
+
+def test_results_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(tmp_path, "sweeps", "run", "fig8-digits", SWEEPS_RESULTS=str(tmp_path / "file" / "results"))
+    assert_one_line(done, "SWEEPS_RESULTS", str(tmp_path / "file" / "results"))
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/nowhere/mlflow.db", "nonsense://x"])
+def test_tracking_address_that_does_not_answer(tmp_path: Path, uri: str) -> None:
+    done = run(tmp_path, "sweeps", "run", "fig8-digits", MLFLOW_TRACKING_URI=uri)
+    assert_one_line(done, "MLFLOW_TRACKING_URI", uri)
+
+
+def test_report_before_anything_is_trained(tmp_path: Path) -> None:
+    assert_one_line(run(tmp_path, "analysis", "report", "fig8-digits"), "no trial is finished", "python -m sweeps run")
+
+
+def test_ui_before_there_are_results(tmp_path: Path) -> None:
+    assert_one_line(run(tmp_path, "sweeps", "ui"), "no results yet")
+
+
+def test_status_counts(tmp_path: Path) -> None:
+    done = run(tmp_path, "sweeps", "status", "fig8-digits")
+    assert done.returncode == 0
+    assert "8 cells, 40 trials: 0 finished, 0 diverged, 0 failed, 0 running, 40 pending" in done.stdout

@@ -1,0 +1,48 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from search_spaces.catalog import find
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_study_of_ones_own_can_be_planned(tmp_path: Path) -> None:
+    path = tmp_path / "my_study.py"
+    path.write_text(next(block for block in python_blocks() if "STUDY = Study(" in block))
+    study = find(str(path))
+    assert len(study.trials) == 20
+    assert [cell.label for cell in study.cells()] == ["Erm", "Amp epsilon=0.1", "Amp epsilon=0.3", "Amp epsilon=1.0"]
+
+
+def test_the_loop_of_ones_own_learns() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    block = next(block for block in python_blocks() if "amp_gradient(" in block)
+    exec(block, names)
+    loss = names["loss"]
+    assert isinstance(loss, torch.Tensor)
+    assert loss.item() < 0.9  # from ln 3 = 1.1
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`make ([a-z-]+)", README))))
+def test_targets_exist(target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE) or target.startswith("sweep-")
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
