@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
 from search_spaces.study import Study
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
-from trainer.machine import Results
+from trainer.machine import Results, set_tracking_defaults
+
+set_tracking_defaults()
+
+from mlflow.entities import Run  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
 
 FINAL = "final/"
 TAGS = ("commit", "version.torch", "cause")
@@ -60,15 +62,14 @@ def _runs_by_trial(study: Study, results: Results) -> dict[str, Run]:
     """Runs by trial id; for a copy the run of the study that trained it."""
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     try:
         client = MlflowClient(tracking_uri=results.tracking_uri, registry_uri=results.tracking_uri)
         experiment = client.get_experiment_by_name(study.name)
         runs = list(_all_runs(client, experiment.experiment_id)) if experiment else []
         originals = {run.info.run_id: _original(client, run) for run in runs}
     except MlflowException as error:
-        cause = str(error).splitlines()[0]
-        raise ConfigError(f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {cause}") from error
+        message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {str(error).splitlines()[0]}"
+        raise ConfigError(results.hide_password(message)) from error
     by_trial: dict[str, Run] = {}
     for run in runs:
         original = originals[run.info.run_id]

@@ -54,25 +54,27 @@ def _from_file(path: Path) -> Study:
 
 
 def _execute(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    file = path.resolve()
+    spec = importlib.util.spec_from_file_location(f"study_file_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # a study may import what lies beside it, as a script may
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look theirs up
+    sys.path.insert(0, str(file.parent))  # a study may import what lies beside it, as a script may
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ConfigError(f"{path}{_line_of(error, path)}: {_message(error)}") from error
+        raise ConfigError(f"{path}{_line_of(error, file)}: {_message(error)}") from error
     finally:
-        sys.path.pop(0)
+        sys.path.remove(str(file.parent))
     return module
 
 
-def _line_of(error: Exception, path: Path) -> str:
-    if isinstance(error, SyntaxError):
-        return f":{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f":{lines[-1]}" if lines else ""
+def _line_of(error: Exception, file: Path) -> str:
+    """``:12`` for the line of ``file`` that raised, or that called what raised."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines.append(error.lineno)
+    return f":{lines[-1]}" if lines and lines[-1] else ""
 
 
 def _message(error: Exception) -> str:

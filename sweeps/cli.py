@@ -137,7 +137,7 @@ def _publish(options: argparse.Namespace) -> int:
 
     study = find(options.study)
     results, ledger = _open(study)
-    where = results.tracking_uri
+    where = results.hide_password(results.tracking_uri)
     print(f"Published to {where}" if publish(study, results, ledger) else f"{where} is up to date already")
     return 0
 

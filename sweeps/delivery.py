@@ -14,7 +14,9 @@ from collections.abc import Callable
 from search_spaces.study import Study
 from sweeps.ledger import Ledger, LedgerRow, State
 from sweeps.tracking import ENDED, UNREACHABLE, Delivery, Tracker, first_line
+from trainer.config import TrialConfig
 from trainer.machine import Results
+from trainer.records import EpochRecord
 
 
 def deliver_missing(study: Study, rows: dict[str, LedgerRow], tracker: Tracker, results: Results) -> list[str]:
@@ -22,28 +24,32 @@ def deliver_missing(study: Study, rows: dict[str, LedgerRow], tracker: Tracker, 
 
     Returns the ids of finished trials whose records are gone, checkpoint and all.
     """
-    own: dict[str, State] = {trial_id: row.state for trial_id, row in rows.items() if row.study == study.name}
+    # A trial that another study goes on with does not run here any more, whatever became of it there.
+    own: dict[str, State] = {
+        trial_id: row.state if row.study == study.name else "pending" for trial_id, row in rows.items()
+    }
     missing, gone = tracker.stale(own), []
     for trial in study.trials:
         row = rows[trial.trial_id]
         if row.study != study.name and row.state == "finished" and not tracker.copy(trial, row.study):
+            own[trial.trial_id] = "finished"
             missing.append(trial)
     for trial in missing:
-        row = rows[trial.trial_id]
-        delivery = _from_checkpoint(Delivery(trial, row.state, cause=row.cause), results)
-        if delivery.state == "finished" and not delivery.records:
+        state, cause = own[trial.trial_id], rows[trial.trial_id].cause
+        records = _stored_records(trial, results)
+        if state == "finished" and not records:
             gone.append(trial.trial_id)
-        else:
-            tracker.write(delivery)
+            state, cause = "pending", "finished, but its records are lost"
+        if state in ENDED or tracker.has_run(trial):
+            tracker.write(Delivery(trial, state, records, cause))
     return gone
 
 
-def _from_checkpoint(delivery: Delivery, results: Results) -> Delivery:
+def _stored_records(trial: TrialConfig, results: Results) -> tuple[EpochRecord, ...]:
     from trainer.checkpoint import load_checkpoint  # torch, which a run with nothing to deliver does not need
 
-    trial_id = delivery.trial.trial_id
-    stored = load_checkpoint(results.checkpoint(trial_id), trial_id)
-    return Delivery(delivery.trial, delivery.state, stored.records if stored else (), delivery.cause)
+    stored = load_checkpoint(results.checkpoint(trial.trial_id), trial.trial_id)
+    return stored.records if stored else ()
 
 
 class Courier:
@@ -55,12 +61,13 @@ class Courier:
         self._tracker, self._warn = tracker, warn
         self._queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
         self._give_up = threading.Event()
-        self._undelivered = 0
+        self._due = 0  # outcomes sent and not written yet
         self._thread = threading.Thread(target=self._work, name="mlflow-delivery", daemon=True)
         self._thread.start()
 
     def send(self, delivery: Delivery) -> None:
         """Have ``delivery`` written soon; returns at once."""
+        self._due += delivery.state in ENDED
         self._queue.put(delivery)
 
     def close(self, patience: float) -> int:
@@ -68,13 +75,13 @@ class Courier:
         self._queue.put(None)
         self._thread.join(patience)
         self._give_up.set()
-        self._thread.join(patience)
-        return self._undelivered
+        self._thread.join(1.0)  # a write under way may end; a server that hangs is not waited for
+        return self._due
 
     def _work(self) -> None:
         while (delivery := self._queue.get()) is not None:
-            if not self._write(delivery):
-                self._undelivered += delivery.state in ENDED
+            if self._write(delivery):
+                self._due -= delivery.state in ENDED
 
     def _write(self, delivery: Delivery) -> bool:
         pause, warned = 0.5, False

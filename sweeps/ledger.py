@@ -92,20 +92,22 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        self._where = make_url(url).render_as_string(hide_password=True)
-        waiting = {"timeout": 30.0} if url.startswith("sqlite") else {}
-        self._engine = sql.create_engine(url, connect_args=waiting)
+        self._where = "its address"  # the address may hold a password
         with self._errors_in_one_line():
+            self._where = make_url(url).render_as_string(hide_password=True)
+            waiting = {"timeout": 30.0} if url.startswith("sqlite") else {}
+            self._engine = sql.create_engine(url, connect_args=waiting)
             self._create()
 
     def _create(self) -> None:
         with self._engine.begin() as connection:
             for table in _schema.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
-            connection.execute(self._insert(_version).values(version=SCHEMA_VERSION).on_conflict_do_nothing())
-            versions = set(connection.scalars(sql.select(_version.c.version)))
-        if versions != {SCHEMA_VERSION}:
-            raise ConfigError(f"ledger {self._where}: has schema {versions}, this code has {SCHEMA_VERSION}")
+            found = connection.scalar(sql.select(_version.c.version))
+            if found is None:
+                connection.execute(self._insert(_version).values(version=SCHEMA_VERSION).on_conflict_do_nothing())
+            elif found != SCHEMA_VERSION:
+                raise ConfigError(f"ledger {self._where}: has schema {found}, this code needs {SCHEMA_VERSION}")
 
     @contextlib.contextmanager
     def _errors_in_one_line(self) -> Iterator[None]:

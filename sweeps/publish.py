@@ -32,7 +32,8 @@ def publish(study: Study, results: Results, ledger: Ledger) -> bool:
     try:
         return _publish(connect(results), tracker, folder)
     except UNREACHABLE as error:
-        raise ConfigError(f"MLFLOW_TRACKING_URI: {results.tracking_uri} took no report: {first_line(error)}") from error
+        message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} took no report: {first_line(error)}"
+        raise ConfigError(results.hide_password(message)) from error
 
 
 def _publish(client: MlflowClient, tracker: Tracker, folder: Path) -> bool:

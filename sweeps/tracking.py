@@ -8,24 +8,25 @@ found before they are made.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-from requests.exceptions import RequestException
-from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.study import Cell, Study
 from sweeps.ledger import Ledger, State
 from sweeps.provenance import provenance
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError, Scalar
-from trainer.machine import Results
+from trainer.machine import Results, set_tracking_defaults
 from trainer.records import EpochRecord
+
+set_tracking_defaults()
+
+from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
+from requests.exceptions import RequestException  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 STATUS_OF: dict[State, RunStatus] = {
@@ -41,13 +42,6 @@ UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError)
 
 METRICS_A_CALL = 1000  # MLflow's limit for one log_batch
 SUMMARY = "summary"
-RETRIES = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_TELEMETRY": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-}
 
 
 def connect(results: Results) -> MlflowClient:
@@ -55,16 +49,15 @@ def connect(results: Results) -> MlflowClient:
 
     Makes the schema of an SQLite store here, once, for several processes at a time would race.
     """
-    for name, value in RETRIES.items():
-        os.environ.setdefault(name, value)
+    set_tracking_defaults()
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         client = MlflowClient(tracking_uri=results.tracking_uri, registry_uri=results.tracking_uri)
         client.search_experiments(max_results=1)
     except UNREACHABLE as error:
-        cause = first_line(error)
-        raise ConfigError(f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {cause}") from error
+        message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {first_line(error)}"
+        raise ConfigError(results.hide_password(message)) from error
     return client
 
 
@@ -75,7 +68,8 @@ def open_tracker(study: Study, ledger: Ledger, results: Results) -> Tracker:
         tracker = Tracker(client, study, ledger, results)
         tracker.prepare()
     except UNREACHABLE as error:
-        raise ConfigError(f"MLFLOW_TRACKING_URI: {results.tracking_uri} stopped: {first_line(error)}") from error
+        message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} stopped: {first_line(error)}"
+        raise ConfigError(results.hide_password(message)) from error
     return tracker
 
 
@@ -130,12 +124,15 @@ class Tracker:
 
     def _known_runs(self) -> dict[str, _KnownRun]:
         """All runs of the experiment by key: the recorded one where a killed driver left a second."""
-        recorded = set(self._ledger.run_ids(self._study.name).values())
+        recorded = self._ledger.run_ids(self._study.name)
         known: dict[str, _KnownRun] = {}
         for run in self._all_runs():
             key = run.data.tags.get("key")
-            if key and (key not in known or run.info.run_id in recorded):
+            if key and (key not in known or run.info.run_id == recorded.get(key)):
                 known[key] = _known(run)
+        for key, found in known.items():
+            if found.run_id != recorded.get(key):
+                self._ledger.claim_run(self._study.name, key, found.run_id, instead_of=recorded.get(key))
         return known
 
     def _all_runs(self) -> Iterator[Run]:
@@ -233,6 +230,10 @@ class Tracker:
         run.copy_of = original_id
         self._set_status(run, "FINISHED")
         return True
+
+    def has_run(self, trial: TrialConfig) -> bool:
+        """Whether this experiment has a run of the trial, of whatever status."""
+        return trial.trial_id in self._runs
 
     def run_id(self, key: str) -> str:
         """MLflow's id of the run of a trial id, a cell id or ``SUMMARY``. Raises KeyError where there is none."""

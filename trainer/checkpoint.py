@@ -5,7 +5,7 @@ A trial's records in its checkpoint are the truth about it: what reaches MLflow 
 
 from __future__ import annotations
 
-import pickle
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,10 @@ from trainer.records import EpochRecord
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """State after the epoch of the last record; ``diverged`` is the reason when the next epoch did not end well."""
+    """State after the epoch of the last record.
+
+    diverged: the reason when the epoch after that did not end well; the state is then of no further use.
+    """
 
     trial_id: str
     records: tuple[EpochRecord, ...]
@@ -37,13 +40,17 @@ class Checkpoint:
 def load_checkpoint(path: Path, trial_id: str) -> Checkpoint | None:
     """The checkpoint at ``path``, or None when there is none or what is there cannot be read (then it starts anew).
 
-    Raises ConfigError when it belongs to another trial.
+    Raises ConfigError when it belongs to another trial, OSError when the machine does not let it be read.
     """
     try:
-        plain = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         records = tuple(EpochRecord(**record) for record in plain["records"])
         checkpoint = Checkpoint(plain["trial_id"], records, plain["state"], plain["diverged"])
-    except (FileNotFoundError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
+    except Exception:  # out of a damaged file zip and pickle raise whatever they come upon
         return None
     if checkpoint.trial_id != trial_id:
         raise ConfigError(f"{path}: holds trial {checkpoint.trial_id}, not {trial_id}: choose another file")

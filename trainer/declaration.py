@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import operator
+import numbers
 import types
 import typing
 from collections.abc import Mapping
@@ -62,6 +62,10 @@ def _resolved_hints(declaration: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(declaration)}
 
 
+def _added_later(declaration: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(declaration) if field.metadata.get("added_later")}
+
+
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
@@ -75,6 +79,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return _float(value, where)
     if hint is int:
         return _int(value, where)
+    if type(None) in _alternatives(hint) and not any(map(_is_declaration, _alternatives(hint))):
+        (kind,) = (kind for kind in _alternatives(hint) if kind is not type(None))
+        return None if value is None else _coerce(value, kind, where)
     if isinstance(value, _alternatives(hint)):
         return value
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in _alternatives(hint))
@@ -95,8 +102,8 @@ def _tuple(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
 
 def _float(value: Any, where: str) -> float:
     try:
-        number = math.nan if isinstance(value, str | bool) else float(value)
-    except (TypeError, ValueError):
+        number = float(value) if _is_real(value) else math.nan
+    except OverflowError:
         number = math.nan
     if not math.isfinite(number):
         raise ConfigError(f"{where} = {value!r}: must be a finite number")
@@ -104,14 +111,16 @@ def _float(value: Any, where: str) -> float:
 
 
 def _int(value: Any, where: str) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        return operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{where} = {value!r}: must be a whole number") from None
+    if isinstance(value, numbers.Integral) and _is_real(value):
+        return int(value)
+    if not _is_real(value) or not math.isfinite(value) or value != int(value):
+        raise ConfigError(f"{where} = {value!r}: must be a whole number")
+    return int(value)
+
+
+def _is_real(value: Any) -> bool:
+    """numpy's numbers are real ones too; True and False are not meant as numbers."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def flatten(declaration: Declaration, prefix: str = "") -> dict[str, Scalar]:
@@ -136,6 +145,8 @@ def unflatten(declaration: type[D], params: Mapping[str, Scalar], prefix: str = 
     for name, hint in _hints(declaration).items():
         key = prefix + name
         if key not in params:
+            if name not in _added_later(declaration):
+                raise ConfigError(f"parameter {key!r} of {declaration.__name__} is missing: made by another version?")
             continue
         kinds = {kind.__name__: kind for kind in _alternatives(hint) if _is_declaration(kind)}
         if kinds and params[key] is not None:

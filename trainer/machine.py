@@ -5,9 +5,25 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 RESULTS_VARIABLE = "SWEEPS_RESULTS"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+TRACKING_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+"""What MLflow's client is to find in the environment, unless the user has said otherwise."""
+
+
+def set_tracking_defaults() -> None:
+    """Put ``TRACKING_SETTINGS`` into the environment; before MLflow is imported, for it reports home from then on."""
+    for name, value in TRACKING_SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +63,11 @@ class Results:
     def tracking_uri(self) -> str:
         """What ``MLFLOW_TRACKING_URI`` says, else an SQLite file; absolute, for MLflow's own default is not."""
         return os.environ.get(TRACKING_VARIABLE) or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def hide_password(self, text: str) -> str:
+        """``text`` without the password that the tracking address may hold."""
+        password = urlsplit(self.tracking_uri).password
+        return text.replace(f":{password}@", ":***@") if password else text
 
     @property
     def artifacts(self) -> Path:

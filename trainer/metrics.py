@@ -26,9 +26,9 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> ClassificationMetr
     Computed in float64, so that neither large logits nor half precision lose anything. Raises ValueError for shapes
     that do not fit or no examples.
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.numel() == 0:
         shapes = f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}"
-        raise ValueError(f"{shapes}: must be [n, classes] and [n] with n >= 1")
+        raise ValueError(f"{shapes}: must be [n, classes] and [n], not empty")
     log_probabilities = torch.log_softmax(logits.detach().double(), dim=1)
     log_confidence, predicted = log_probabilities.max(dim=1)
     wrong = (predicted != labels).double()

@@ -19,10 +19,10 @@ from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps import ledger as ledger_module
 from sweeps.ledger import Ledger
-from sweeps.tracking import RETRIES, Tracker, connect
+from sweeps.tracking import Tracker, connect
 from trainer.checkpoint import Checkpoint
 from trainer.config import Amp, Erm, TrialConfig
-from trainer.machine import TRACKING_VARIABLE, Results
+from trainer.machine import TRACKING_SETTINGS, TRACKING_VARIABLE, Results
 from trainer.records import EpochRecord
 
 POSTGRES_VARIABLE = "SWEEPS_TEST_POSTGRES"
@@ -88,7 +88,7 @@ def lapsing() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the caller's tracking server nor what ``connect`` puts into the environment crosses a test's border."""
-    for name in (TRACKING_VARIABLE, *RETRIES):
+    for name in (TRACKING_VARIABLE, *TRACKING_SETTINGS):
         monkeypatch.setenv(name, "")  # so that it is noted and put back, even where it was not set
         monkeypatch.delenv(name)
 
@@ -98,7 +98,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with nothing in it: making one takes a second, copying it does not."""
     results = Results(tmp_path_factory.mktemp("store"))
     with pytest.MonkeyPatch.context() as patch:
-        for name in (TRACKING_VARIABLE, *RETRIES):
+        for name in (TRACKING_VARIABLE, *TRACKING_SETTINGS):
             patch.setenv(name, "")
             patch.delenv(name)
         connect(results)

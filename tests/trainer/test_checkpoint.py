@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
+import stat
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +116,25 @@ def test_a_file_of_something_else_is_no_checkpoint(path: Path, contents: object)
     assert load_checkpoint(path, TRIAL) is None
 
 
+def test_a_fault_of_the_machine_is_no_missing_checkpoint(path: Path) -> None:
+    """The file is whole and holds delivered records: starting anew would overwrite them with other timestamps."""
+    before = saved(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # too many open files
+    try:
+        with pytest.raises(OSError, match="open files"):
+            load_checkpoint(path, TRIAL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert path.read_bytes() == before
+
+
+def test_a_folder_is_no_missing_checkpoint(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        load_checkpoint(path, TRIAL)
+
+
 class Bomb:
     """Unpickling it makes a folder."""
 
@@ -191,7 +212,8 @@ def test_the_new_content_appears_at_once_and_after_it_is_on_disk(
     fsync = os.fsync
 
     def spy(handle: int) -> None:
-        synced.append((os.fstat(handle).st_size, path.read_bytes()))
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        synced.append(("folder" if is_folder else os.fstat(handle).st_size, path.read_bytes()))
         fsync(handle)
 
     def write(file: IO[bytes]) -> None:
@@ -200,7 +222,7 @@ def test_the_new_content_appears_at_once_and_after_it_is_on_disk(
 
     monkeypatch.setattr(os, "fsync", spy)
     write_atomically(path, write)
-    assert synced == [(len(b"longer"), b"old")]
+    assert synced == [(len(b"longer"), b"old"), ("folder", b"longer")]
     assert path.read_bytes() == b"longer"
     assert names(path.parent) == ["file"]
 

@@ -316,6 +316,7 @@ def holdout(**changes: Any) -> Holdout:
         (holdout, "seed", -1, "-1: must be >= 0"),
         (tiny, "seed", -1, "-1: must be in [0, 2^63)"),
         (tiny, "seed", 2**63, f"{2**63}: must be in [0, 2^63)"),
+        pytest.param(tiny, "seed", 10**400, "must be in [0, 2^63)", id="a seed beyond all floats"),
         (tiny, "epochs", 0, "0: must be >= 1"),
         (tiny, "batch_size", 0, "0: must be >= 1"),
         (tiny, "batch_size", False, "False: must be a whole number"),

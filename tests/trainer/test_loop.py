@@ -455,8 +455,9 @@ def test_another_trials_checkpoint_is_refused_and_kept(
         (tiny(lr=1e6), 0),
         (tiny(SMALL_AMP, lr=1e6, weight_decay=1.0), 0),
         (tiny(model=BN_MLP, lr=1e6, weight_decay=1.0), None),
+        (tiny(batch_size=400, lr=1e38, weight_decay=1e3), 0),
     ],
-    ids=["late", "at once", "Amp", "BatchNorm"],
+    ids=["late", "at once", "Amp", "BatchNorm", "in the last batch"],
 )
 @pytest.mark.parametrize("seconds", [0.0, 3600.0])
 def test_a_diverged_trial_says_so_after_its_last_good_record(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,8 +30,9 @@ class TrialData(NamedTuple):
 
 
 def load(trial: TrialConfig, machine: Machine) -> TrialData:
-    """The data that ``trial`` trains on and is evaluated on; a search trial's test set is not even loaded.
+    """The data that ``trial`` trains on and is evaluated on; a search trial's test set is not even opened.
 
+    (The first trial on a machine fills the cache, for which the package that ships a set is read as a whole.)
     Normalised with mean and standard deviation of the training part's pixels, a number a channel. Raises ConfigError
     when the data are not those that the declaration names.
     """
@@ -65,7 +67,11 @@ def _load_part(dataset: Dataset, part: Part, data_dir: Path) -> Examples:
     path = data_dir / f"{type(dataset).__name__.lower()}-{part}-{dataset.digest}.pt"
     if not path.exists():
         _fill_cache(dataset, data_dir)
-    examples = Examples(**torch.load(path, weights_only=True))
+    content = path.read_bytes()
+    try:
+        examples = Examples(**torch.load(io.BytesIO(content), weights_only=True))
+    except Exception as error:  # out of a damaged file zip and pickle raise whatever they come upon
+        raise ConfigError(f"{path} is damaged: delete {path} and start again") from error
     _verify(dataset, part, examples, f"delete {path} and start again")
     return examples
 

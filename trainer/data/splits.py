@@ -58,7 +58,9 @@ def _shares(labels: Tensor, size: int) -> dict[int, int]:
 
 
 def hold_out(examples: Examples, holdout: Holdout) -> tuple[Examples, Examples]:
-    """Training part and validation part of ``examples``, stratified by class."""
-    size = round(holdout.fraction * len(examples.labels))
+    """Training part and validation part of ``examples``, stratified by class. Raises ConfigError if one is empty."""
+    total = len(examples.labels)
+    size = round(holdout.fraction * total)
+    holdout.require(0 < size < total, "fraction", f"such that of {total} images some are held out and some are not")
     held_out, kept = stratified(examples.labels, size, holdout.seed)
     return examples.take(kept), examples.take(held_out)

@@ -44,7 +44,7 @@ def amp_gradient(
 
     closure: runs the forward pass and returns the scalar mean loss, without backward; it is called inner_steps + 1
         times and should see the same mini-batch each time.
-    parameters: the tensors θ that are perturbed; those that need no gradient are left alone.
+    parameters: the tensors θ that are perturbed, or one tensor; those that need no gradient are left alone.
     epsilon: radius ε of the L2 ball; inner_lr: ζ; inner_steps: N; ball: see ``trainer.config.Amp``.
 
     Every ``.grad`` is replaced, not accumulated; θ is restored bit for bit, also when closure raises. Raises
@@ -57,7 +57,8 @@ def amp_gradient(
 
 def amp_step(closure: Callable[[], Tensor], parameters: Iterable[Tensor], settings: Amp) -> AmpStep:
     """``amp_gradient``, returning what happened as well."""
-    theta = [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
+    listed = [parameters] if isinstance(parameters, Tensor) else parameters
+    theta = [parameter for parameter in dict.fromkeys(listed) if parameter.requires_grad]
     if not theta:
         raise ValueError("amp_gradient: no parameter requires a gradient: nothing to perturb")
     origin = [parameter.detach().clone() for parameter in theta]
@@ -128,12 +129,16 @@ class AmpMethod(Method):
 
 @contextlib.contextmanager
 def _running_stats_frozen(model: nn.Module, frozen: bool) -> Iterator[None]:
-    """Normalise by batch statistics without moving the running ones (momentum 0 would still count the batch)."""
-    tracking = [m for m in model.modules() if frozen and isinstance(m, _NormBase) and m.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
+    """Normalise by batch statistics without moving the running ones.
+
+    BatchNorm moves them while it tracks, InstanceNorm while it has them; momentum 0 would still count the batch.
+    """
+    layers = [layer for layer in model.modules() if frozen and isinstance(layer, _NormBase) and layer.training]
+    kept = [(layer, layer.track_running_stats, layer.running_mean, layer.running_var) for layer in layers]
+    for layer in layers:
+        layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
     try:
         yield
     finally:
-        for module in tracking:
-            module.track_running_stats = True
+        for layer, tracked, mean, variance in kept:
+            layer.track_running_stats, layer.running_mean, layer.running_var = tracked, mean, variance

@@ -18,7 +18,7 @@ def build_model(declared: Declared, shape: Sequence[int], classes: int, init_see
     Drawn on the CPU whatever the device, and the caller's random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(init_seed)
+        torch.default_generator.manual_seed(init_seed)  # torch.manual_seed would seed the caller's GPUs as well
         match declared:
             case Mlp():
                 return build_mlp(declared, shape, classes)
