@@ -294,10 +294,32 @@ def test_a_store_without_the_original_gets_the_trial_from_its_checkpoint(desk: D
     desk.settle(STUDY, TRIAL, "finished")
     assert missing(desk, LATER) == [TRIAL.trial_id]
     desk.save(TRIAL, RECORDS)
+    for _ in range(3):
+        assert missing(desk, LATER) == []
+        run = desk.run("later", TRIAL.trial_id)
+        assert (run.info.status, run.data.tags["outcome"], copies(desk)) == ("FINISHED", "finished", set())
+        assert [step for step, _, _ in desk.history(run, "val/nll")] == [1, 2, 3]
+
+
+def test_a_trial_begun_here_and_finished_by_another_study_becomes_a_copy(desk: Desk) -> None:
+    killed(desk, TRIAL)
+    desk.settle(LATER, TRIAL, "finished")
+    desk.save(TRIAL, RECORDS)
     assert missing(desk, LATER) == []
-    run = desk.run("later", TRIAL.trial_id)
-    assert (run.info.status, copies(desk)) == ("FINISHED", set())
-    assert [step for step, _, _ in desk.history(run, "val/nll")] == [1, 2, 3]
+    for _ in range(2):
+        assert missing(desk) == []
+        run = desk.run("toy", TRIAL.trial_id)
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["copy_of"] == desk.run("later", TRIAL.trial_id).info.run_id
+        assert run.data.metrics["final/val/nll"] == RECORDS[-1].metrics["val/nll"]
+
+
+def test_a_trial_begun_here_and_lost_by_another_study_is_named_once(desk: Desk) -> None:
+    killed(desk, TRIAL)
+    desk.settle(LATER, TRIAL, "finished")
+    for _ in range(2):
+        assert missing(desk) == [TRIAL.trial_id]
+        assert statuses(desk)[TRIAL.trial_id] == "KILLED"
 
 
 def test_a_run_does_not_stay_running_when_another_study_trained_on_and_failed(desk: Desk) -> None:

@@ -372,6 +372,15 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
     refusal(url)
 
 
+def test_a_database_whose_driver_is_not_installed_is_refused() -> None:
+    drivers = [name for name in ("pg8000", "psycopg2", "psycopg") if importlib.util.find_spec(name) is None]
+    if not drivers:
+        pytest.skip("all of them are installed")
+    message = refusal(f"postgresql+{drivers[0]}://user:hunter2@127.0.0.1:9/ledger")
+    assert drivers[0] in message
+    assert "hunter2" not in message
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_a_password_is_never_shown(driver: str) -> None:
     if importlib.util.find_spec(driver) is None:

@@ -407,7 +407,7 @@ def refusal(results: Results) -> str:
     return message
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "nonsense://127.0.0.1:9"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "nonsense://127.0.0.1:9", "http://[", "nonsense"])
 def test_an_address_that_does_not_answer_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
@@ -420,9 +420,15 @@ def test_a_store_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert "not a database" in refusal(Results(tmp_path))
 
 
-def test_a_password_in_the_address_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TRACKING_VARIABLE, "http://user:hunter2@127.0.0.1:9")
-    assert "hunter2" not in refusal(Results(tmp_path))
+@pytest.mark.parametrize("password", ["hunter2", "hunter2" * 30, "p%40ss", "p:s"])
+@pytest.mark.parametrize("scheme", ["http", "nonsense"])
+def test_a_password_in_the_address_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, password: str
+) -> None:
+    monkeypatch.setenv(TRACKING_VARIABLE, f"{scheme}://user:{password}@127.0.0.1:9")
+    message = refusal(Results(tmp_path))
+    assert password[:7] not in message
+    assert "127.0.0.1:9" in message
 
 
 CONNECT = "import sys, pathlib, sweeps.tracking as t; t.connect(t.Results(pathlib.Path(sys.argv[1])))"
