@@ -11,7 +11,7 @@ import pandas as pd
 from search_spaces.study import Study
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
-from trainer.machine import Results, set_tracking_defaults
+from trainer.machine import Results, hide_passwords, set_tracking_defaults
 
 set_tracking_defaults()
 
@@ -69,7 +69,7 @@ def _runs_by_trial(study: Study, results: Results) -> dict[str, Run]:
         originals = {run.info.run_id: _original(client, run) for run in runs}
     except MlflowException as error:
         message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {str(error).splitlines()[0]}"
-        raise ConfigError(results.hide_password(message)) from error
+        raise ConfigError(hide_passwords(message)) from error
     by_trial: dict[str, Run] = {}
     for run in runs:
         original = originals[run.info.run_id]

@@ -62,14 +62,14 @@ def _execute(path: Path) -> ModuleType:
     sys.path.insert(0, str(file.parent))  # a study may import what lies beside it, as a script may
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{path}{_line_of(error, file)}: {_message(error)}") from error
     finally:
         sys.path.remove(str(file.parent))
     return module
 
 
-def _line_of(error: Exception, file: Path) -> str:
+def _line_of(error: BaseException, file: Path) -> str:
     """``:12`` for the line of ``file`` that raised, or that called what raised."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):
@@ -77,6 +77,6 @@ def _line_of(error: Exception, file: Path) -> str:
     return f":{lines[-1]}" if lines and lines[-1] else ""
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"

@@ -77,12 +77,20 @@ def _refuse_twins(trials: Iterable[TrialConfig]) -> None:
 
 
 def varying_params(cells: Iterable[Mapping[str, Scalar]]) -> list[str]:
-    """Names that have more than one value among the cells that have them, in order of appearance."""
-    values: dict[str, set[str]] = {}
-    for params in cells:
-        for key, value in params.items():
-            values.setdefault(key, set()).add(repr(value))
-    return [key for key, found in values.items() if len(found) > 1]
+    """Names with more than one value among the cells where they mean something, in order of appearance.
+
+    A parameter of one method means nothing in another's cells; one that was added later and left at its default is
+    absent, but means something in every cell of the same kind.
+    """
+    listed = list(cells)
+    names = dict.fromkeys(key for params in listed for key in params)
+    return [name for name in names if len(_values(name, listed)) > 1]
+
+
+def _values(name: str, cells: Sequence[Mapping[str, Scalar]]) -> set[str]:
+    parent = name.rpartition(".")[0]
+    having = {str(params.get(parent)) for params in cells if name in params}
+    return {repr(params.get(name, "absent")) for params in cells if str(params.get(parent)) in having}
 
 
 def _label(params: Mapping[str, Scalar], varying: Iterable[str]) -> str:

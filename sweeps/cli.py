@@ -12,12 +12,14 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from search_spaces.catalog import built_in, find
 from search_spaces.study import Study
 from sweeps.ledger import OVER, Ledger, LedgerRow
 from sweeps.sweep import INTERRUPTED, Sweep
 from trainer.declaration import ConfigError
-from trainer.machine import Results
+from trainer.machine import Results, hide_passwords
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except SQLAlchemyError as error:
+        print(f"error: ledger: {' '.join(hide_passwords(str(error)).split())[:200]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
@@ -137,7 +142,7 @@ def _publish(options: argparse.Namespace) -> int:
 
     study = find(options.study)
     results, ledger = _open(study)
-    where = results.hide_password(results.tracking_uri)
+    where = hide_passwords(results.tracking_uri)
     print(f"Published to {where}" if publish(study, results, ledger) else f"{where} is up to date already")
     return 0
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from search_spaces.study import Study
 from sweeps.ledger import Ledger, LedgerRow, State
-from sweeps.tracking import ENDED, UNREACHABLE, Delivery, Tracker, first_line
+from sweeps.tracking import ENDED, UNREACHABLE, Delivery, Tracker, first_line, is_passing
 from trainer.config import TrialConfig
 from trainer.machine import Results
 from trainer.records import EpochRecord
@@ -24,18 +24,18 @@ def deliver_missing(study: Study, rows: dict[str, LedgerRow], tracker: Tracker, 
 
     Returns the ids of finished trials whose records are gone, checkpoint and all.
     """
-    # A trial that another study goes on with does not run here any more, whatever became of it there.
-    own: dict[str, State] = {
-        trial_id: row.state if row.study == study.name else "pending" for trial_id, row in rows.items()
-    }
-    missing, gone = tracker.stale(own), []
+    states: dict[str, State] = {}
     for trial in study.trials:
         row = rows[trial.trial_id]
-        if row.study != study.name and row.state == "finished" and not tracker.copy(trial, row.study):
-            own[trial.trial_id] = "finished"
-            missing.append(trial)
-    for trial in missing:
-        state, cause = own[trial.trial_id], rows[trial.trial_id].cause
+        if row.study == study.name:
+            states[trial.trial_id] = row.state
+        elif row.state != "finished":
+            states[trial.trial_id] = "pending"  # whatever becomes of it there, it does not run here any more
+        elif not tracker.copy(trial, row.study):
+            states[trial.trial_id] = "finished"
+    gone: list[str] = []
+    for trial in tracker.stale(states):
+        state, cause = states[trial.trial_id], rows[trial.trial_id].cause
         records = _stored_records(trial, results)
         if state == "finished" and not records:
             gone.append(trial.trial_id)
@@ -71,12 +71,12 @@ class Courier:
         self._queue.put(delivery)
 
     def close(self, patience: float) -> int:
-        """Wait until all is written, at most ``patience`` seconds; the number of outcomes not delivered is returned."""
+        """Wait until all is written, at most ``patience`` seconds; how many outcomes are not delivered is returned."""
         self._queue.put(None)
         self._thread.join(patience)
         self._give_up.set()
         self._thread.join(1.0)  # a write under way may end; a server that hangs is not waited for
-        return self._due
+        return self._due or int(self._thread.is_alive())
 
     def _work(self) -> None:
         while (delivery := self._queue.get()) is not None:
@@ -89,10 +89,12 @@ class Courier:
             try:
                 self._tracker.write(delivery)
                 return True
-            except UNREACHABLE as error:
+            except Exception as error:  # nothing that MLflow does may end this thread
                 if not warned:
-                    self._warn(f"MLflow does not take records ({first_line(error)}): training goes on, I keep trying")
+                    self._warn(f"MLflow does not take a record ({first_line(error)}): training goes on")
                     warned = True
+                if not is_passing(error):
+                    return False
             self._give_up.wait(pause)
             pause = min(2 * pause, self.LONGEST_PAUSE_SECONDS)
         return False

@@ -113,7 +113,7 @@ class Ledger:
     def _errors_in_one_line(self) -> Iterator[None]:
         try:
             yield
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, ImportError) as error:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
             raise ConfigError(f"ledger {self._where}: {cause}") from error
 

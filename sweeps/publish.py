@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from search_spaces.study import Study
 from sweeps.ledger import Ledger
-from sweeps.tracking import SUMMARY, UNREACHABLE, Tracker, connect, first_line, open_tracker
+from sweeps.tracking import SUMMARY, UNREACHABLE, Tracker, connect, open_tracker, refusal
 from trainer.declaration import ConfigError
 from trainer.machine import Results
 
@@ -32,8 +32,7 @@ def publish(study: Study, results: Results, ledger: Ledger) -> bool:
     try:
         return _publish(connect(results), tracker, folder)
     except UNREACHABLE as error:
-        message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} took no report: {first_line(error)}"
-        raise ConfigError(results.hide_password(message)) from error
+        raise refusal(results, "took no report", error) from error
 
 
 def _publish(client: MlflowClient, tracker: Tracker, folder: Path) -> bool:

@@ -7,9 +7,13 @@ found before they are made.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from search_spaces.study import Cell, Study
@@ -17,7 +21,7 @@ from sweeps.ledger import Ledger, State
 from sweeps.provenance import provenance
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError, Scalar
-from trainer.machine import Results, set_tracking_defaults
+from trainer.machine import Results, hide_passwords, set_tracking_defaults
 from trainer.records import EpochRecord
 
 set_tracking_defaults()
@@ -37,9 +41,12 @@ STATUS_OF: dict[State, RunStatus] = {
     "leased": "RUNNING",
 }
 ENDED: frozenset[State] = frozenset({"finished", "diverged", "failed"})
-UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError)
-"""What a tracking store that does not answer raises."""
+UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError)
+"""What a tracking store that does not answer raises, or one for which a driver is not installed."""
 
+PERMANENT = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "PERMISSION_DENIED"}
+
+SQLITE = "sqlite:///"
 METRICS_A_CALL = 1000  # MLflow's limit for one log_batch
 SUMMARY = "summary"
 
@@ -47,18 +54,38 @@ SUMMARY = "summary"
 def connect(results: Results) -> MlflowClient:
     """A client of the tracking store, which answers. Raises ConfigError, one line, when it does not.
 
-    Makes the schema of an SQLite store here, once, for several processes at a time would race.
+    An SQLite store that does not exist yet is made.
     """
     set_tracking_defaults()
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        client = MlflowClient(tracking_uri=results.tracking_uri, registry_uri=results.tracking_uri)
-        client.search_experiments(max_results=1)
-    except UNREACHABLE as error:
-        message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {first_line(error)}"
-        raise ConfigError(results.hide_password(message)) from error
+        if results.tracking_uri.startswith(SQLITE):
+            _make_database(Path(results.tracking_uri.removeprefix(SQLITE)))
+        return _answering_client(results.tracking_uri)
+    except (*UNREACHABLE, ValueError) as error:  # ValueError: an address that is none
+        raise refusal(results, "does not answer", error) from error
+
+
+def _answering_client(uri: str) -> MlflowClient:
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.search_experiments(max_results=1)
     return client
+
+
+def _make_database(path: Path) -> None:
+    """Make MLflow's tables beside ``path`` and put them in place whole.
+
+    MLflow makes them in dozens of steps: a kill between two would leave a database that it can never open again, and
+    two processes at it at a time would race.
+    """
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh = Path(folder) / path.name
+        _answering_client(f"{SQLITE}{fresh}")
+        with contextlib.suppress(FileExistsError):  # somebody else was first
+            os.link(fresh, path)
 
 
 def open_tracker(study: Study, ledger: Ledger, results: Results) -> Tracker:
@@ -68,14 +95,23 @@ def open_tracker(study: Study, ledger: Ledger, results: Results) -> Tracker:
         tracker = Tracker(client, study, ledger, results)
         tracker.prepare()
     except UNREACHABLE as error:
-        message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} stopped: {first_line(error)}"
-        raise ConfigError(results.hide_password(message)) from error
+        raise refusal(results, "stopped", error) from error
     return tracker
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error's message, for a line of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    """The beginning of an error's message, for a line of ours, without passwords."""
+    return (hide_passwords(str(error)).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def refusal(results: Results, what: str, error: Exception) -> ConfigError:
+    """The one line for a tracking store that does something else than it should."""
+    return ConfigError(f"MLFLOW_TRACKING_URI: {hide_passwords(results.tracking_uri)} {what}: {first_line(error)}")
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether trying again can help: not with a run that was deleted, or a value that MLflow refuses."""
+    return isinstance(error, UNREACHABLE) and getattr(error, "error_code", None) not in PERMANENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +143,7 @@ class Tracker:
         self._runs = self._known_runs()
 
     def _ensure_experiment(self, results: Results) -> str:
-        local = results.tracking_uri.startswith("sqlite")
+        local = results.tracking_uri.startswith(SQLITE)
         location = (results.artifacts / self._study.name).as_uri() if local else None
         note = {"mlflow.note.content": self._study.question, "mlflow.experimentKind": "custom_model_development"}
         existing = self._client.get_experiment_by_name(self._study.name)
@@ -130,9 +166,12 @@ class Tracker:
             key = run.data.tags.get("key")
             if key and (key not in known or run.info.run_id == recorded.get(key)):
                 known[key] = _known(run)
-        for key, found in known.items():
+        for key, found in list(known.items()):
             if found.run_id != recorded.get(key):
-                self._ledger.claim_run(self._study.name, key, found.run_id, instead_of=recorded.get(key))
+                stale = recorded.get(key)
+                winner = self._ledger.claim_run(self._study.name, key, found.run_id, instead_of=stale)
+                if winner != found.run_id:  # another driver made one at this very moment
+                    known[key] = _known(self._client.get_run(winner))
         return known
 
     def _all_runs(self) -> Iterator[Run]:

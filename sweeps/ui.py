@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from trainer.declaration import ConfigError
-from trainer.machine import TRACKING_SETTINGS, Results
+from trainer.machine import TRACKING_SETTINGS, Results, hide_passwords
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password
 SETTINGS = {
@@ -27,7 +27,7 @@ def serve(results: Results, port: int) -> None:
     """
     uri = results.tracking_uri
     if uri.startswith("http"):
-        raise ConfigError(f"MLFLOW_TRACKING_URI: open the server of your results: open {results.hide_password(uri)}")
+        raise ConfigError(f"MLFLOW_TRACKING_URI: open the server of your results: open {hide_passwords(uri)}")
     database = uri.removeprefix("sqlite:///")
     if uri.startswith("sqlite:") and not Path(database).is_file():
         raise ConfigError(f"{database}: no results yet: make sweep")
@@ -37,7 +37,7 @@ def serve(results: Results, port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise ConfigError(f"port {port} on {HOST}: {error.strerror}: choose another, make ui PORT=5001") from error
-    print(f"MLflow on http://{HOST}:{port} over {results.hide_password(uri)} (Ctrl-C ends it)", flush=True)
+    print(f"MLflow on http://{HOST}:{port} over {hide_passwords(uri)} (Ctrl-C ends it)", flush=True)
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
     arguments = [
         "server",

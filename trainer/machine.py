@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 RESULTS_VARIABLE = "SWEEPS_RESULTS"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -24,6 +24,11 @@ def set_tracking_defaults() -> None:
     """Put ``TRACKING_SETTINGS`` into the environment; before MLflow is imported, for it reports home from then on."""
     for name, value in TRACKING_SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def hide_passwords(text: str) -> str:
+    """``text`` with ``***`` for the password of every address in it."""
+    return re.sub(r"(://[^/\s:@]*):[^/\s@]*@", r"\1:***@", text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,11 +68,6 @@ class Results:
     def tracking_uri(self) -> str:
         """What ``MLFLOW_TRACKING_URI`` says, else an SQLite file; absolute, for MLflow's own default is not."""
         return os.environ.get(TRACKING_VARIABLE) or f"sqlite:///{self.root / 'mlflow.db'}"
-
-    def hide_password(self, text: str) -> str:
-        """``text`` without the password that the tracking address may hold."""
-        password = urlsplit(self.tracking_uri).password
-        return text.replace(f":{password}@", ":***@") if password else text
 
     @property
     def artifacts(self) -> Path:

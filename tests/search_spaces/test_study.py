@@ -75,13 +75,19 @@ def test_labels_differ_wherever_cells_do(changes: dict[str, Any]) -> None:
 
 def test_varying_are_the_params_with_several_values() -> None:
     cells: list[dict[str, Scalar]] = [
-        {"a": 1, "b": 1, "c": 5},
-        {"b": 2, "a": 1},
-        {"a": 1, "b": 1, "d": [1, 2]},
-        {"d": [1, 3]},
+        {"m": "A", "m.e": 1, "m.n": 2, "b": 1, "c": 5},
+        {"m": "A", "m.e": 3, "m.n": 2, "b": 1, "c": 5},
+        {"m": "B", "m.x": [1, 2], "b": 1, "c": 5},
+        {"m": "B", "m.x": [1, 3], "b": 1, "c": 5},
+        {"m": "C", "b": 2, "c": 5},
     ]
-    assert varying_params(cells) == ["b", "d"]
+    assert varying_params(cells) == ["m", "m.e", "b", "m.x"]
     assert varying_params([]) == []
+
+
+def test_a_field_added_later_tells_cells_apart_though_it_is_absent_at_its_default() -> None:
+    assert varying_params([{"m": "A"}, {"m": "A", "m.later": 3}, {"m": "B"}]) == ["m", "m.later"]
+    assert varying_params([{"m": "A"}, {"m": "A", "later": 3}]) == ["later"]
 
 
 def test_none_is_a_value_of_its_own() -> None:
