@@ -97,7 +97,11 @@ class Ledger:
             self._where = make_url(url).render_as_string(hide_password=True)
             waiting = {"timeout": 30.0} if url.startswith("sqlite") else {}
             self._engine = sql.create_engine(url, connect_args=waiting)
-            self._create()
+            try:
+                self._create()
+            except BaseException:
+                self.close()
+                raise
 
     def _create(self) -> None:
         with self._engine.begin() as connection:
