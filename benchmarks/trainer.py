@@ -29,7 +29,7 @@ def stepper(method: Method, images: torch.Tensor, labels: torch.Tensor) -> Calla
     trial = recipes.mnist5k_mlp(method, seed=0)
     model = build_model(trial.model, images.shape[1:], 10, init_seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    regularizer = build_method(method)
+    regularizer = build_method(method, torch.Generator())
 
     def step() -> None:
         regularizer.backward(model, Examples(images, labels))

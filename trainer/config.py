@@ -49,6 +49,70 @@ class Amp(Declaration):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LabelSmoothing(Declaration):
+    """Cross-entropy against softened targets (Szegedy et al. 2016).
+
+    smoothing: the mass s taken from the true class. spread: over ``all_classes``, s/K to each (the text), or over the
+        ``other_classes``, s/(K-1) to each (the authors' released code).
+    """
+
+    smoothing: float
+    spread: Literal["all_classes", "other_classes"] = "all_classes"
+
+    def check(self) -> None:
+        self.require(0 < self.smoothing < 1, "smoothing", "in (0, 1) (for hard targets use Erm())")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flooding(Declaration):
+    """|L - b| + b in place of the mean loss L of a mini-batch (Ishida et al. 2020). level: b, in nats."""
+
+    level: float
+
+    def check(self) -> None:
+        self.require(self.level > 0, "level", "> 0 (for training without flooding use Erm())")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixUp(Declaration):
+    """Convex combinations of pairs of examples (Zhang et al. 2018). alpha: of Beta(α, α), which λ is drawn from."""
+
+    alpha: float
+
+    def check(self) -> None:
+        self.require(self.alpha > 0, "alpha", "> 0 (for training without mixing use Erm())")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rmp(Declaration):
+    """Random model perturbation (paper, §5.1): the gradient at θ displaced at random, anew for each mini-batch.
+
+    law: uniform on the L2 ``sphere`` of radius ε over all weights (the text), or ``box`` (the authors' released code):
+        each tensor uniform in ±sqrt(ε / its size), where a tensor's displacement has a norm of about sqrt(ε / 3).
+    bn_stats: whether BatchNorm's running statistics follow the pass at θ (``clean``) or at the displaced weights
+        (``perturbed``, the released code).
+    """
+
+    epsilon: float
+    law: Literal["sphere", "box"] = "sphere"
+    bn_stats: Literal["clean", "perturbed"] = "clean"
+
+    def check(self) -> None:
+        self.require(self.epsilon > 0, "epsilon", "> 0 (for training without perturbation use Erm())")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sam(Declaration):
+    """Sharpness-aware minimisation (Foret et al. 2021). rho: radius ρ. bn_stats: see ``Amp``."""
+
+    rho: float
+    bn_stats: Literal["clean", "all"] = "clean"
+
+    def check(self) -> None:
+        self.require(self.rho > 0, "rho", "> 0 (for training without perturbation use Erm())")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Mlp(Declaration):
     """Fully connected network: for each width in ``hidden`` Linear, BatchNorm (``norm="batch"``), ReLU; then Linear."""
 
@@ -85,7 +149,7 @@ class Holdout(Declaration):
         self.require(self.seed >= 0, "seed", ">= 0")
 
 
-Method = Erm | Amp
+Method = Erm | LabelSmoothing | Flooding | MixUp | Rmp | Amp | Sam
 Model = Mlp
 Dataset = Mnist5k | Digits
 

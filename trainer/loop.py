@@ -98,7 +98,8 @@ class _Session:
         shape = self.data.train.images.shape[1:]
         model = build_model(trial.model, shape, self.data.classes, stream_seed(trial.seed, "init"))
         self.model = model.to(machine.device)
-        self.method = build_method(trial.method)
+        self.noise = generator(trial.seed, "noise", machine.device)
+        self.method = build_method(trial.method, self.noise)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=trial.lr, momentum=trial.momentum, weight_decay=trial.weight_decay
         )
@@ -113,6 +114,7 @@ class _Session:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "order": self.order.get_state(),
+            "noise": self.noise.get_state(),
         }
 
     def load_state(self, state: Any) -> None:
@@ -121,6 +123,7 @@ class _Session:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.order.set_state(state["order"])
+        self.noise.set_state(state["noise"])
 
     def epoch(self, number: int, stop: Callable[[], bool]) -> EpochRecord | None:
         """Train one epoch and evaluate, or None when stopped in the middle. Raises Diverged."""

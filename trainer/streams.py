@@ -1,7 +1,7 @@
 """Separate random streams derived from a trial's seed.
 
-Initialisation and batch order never draw from one stream, so trials of one seed share weights and order whatever the
-method: seeds are true pairs.
+Initialisation, batch order and the method's noise never draw from one stream, so trials of one seed share weights and
+order whatever the method: seeds are true pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-Stream = Literal["init", "order"]
+Stream = Literal["init", "order", "noise"]
 
 
 def stream_seed(seed: int, stream: Stream) -> int:
@@ -19,6 +19,6 @@ def stream_seed(seed: int, stream: Stream) -> int:
     return int.from_bytes(hashlib.sha256(f"{stream}:{seed}".encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, stream: Stream) -> torch.Generator:
-    """A CPU generator for ``stream``, so that what it draws does not depend on the device."""
-    return torch.Generator().manual_seed(stream_seed(seed, stream))
+def generator(seed: int, stream: Stream, device: str = "cpu") -> torch.Generator:
+    """A generator for ``stream``; on the CPU what it draws does not depend on where the trial runs."""
+    return torch.Generator(device).manual_seed(stream_seed(seed, stream))

@@ -350,7 +350,7 @@ def test_amp_gradient_does_not_synchronise(ball: Ball, n: int, epsilon: float) -
 
 @pytest.mark.parametrize("declared", [Erm(), Amp(epsilon=0.5), Amp(epsilon=0.5, bn_stats="all")], ids=str)
 def test_methods_do_not_synchronise_in_a_batch(declared: Erm | Amp) -> None:
-    model, method, examples = smooth_network(norm=nn.BatchNorm1d(6)), build_method(declared), batch()
+    model, method, examples = smooth_network(norm=nn.BatchNorm1d(6)), build_method(declared, torch.Generator()), batch()
     with NoSynchronisation():
         method.backward(model, examples)
 
@@ -395,7 +395,7 @@ def test_perturbation_stays_in_its_ball(
 def test_erm_is_the_plain_gradient() -> None:
     model, examples = smooth_network(), batch()
     expected = torch.autograd.grad(loss_of(model, examples)(), list(model.parameters()))
-    loss = build_method(Erm()).backward(model, examples)
+    loss = build_method(Erm(), torch.Generator()).backward(model, examples)
     assert_equal(gradients_of(model.parameters()), expected)
     assert torch.equal(loss, loss_of(model, examples)().detach())
 
@@ -407,7 +407,7 @@ def test_amp_method_is_amp_gradient(ball: Ball) -> None:
         loss_of(plain, batch()), plain.parameters(), epsilon=0.3, inner_lr=2.0, inner_steps=2, ball=ball
     )
     declared = Amp(epsilon=0.3, inner_lr=2.0, inner_steps=2, ball=ball)
-    assert torch.equal(build_method(declared).backward(other, batch()), loss)
+    assert torch.equal(build_method(declared, torch.Generator()).backward(other, batch()), loss)
     assert_equal(gradients_of(other.parameters()), gradients_of(plain.parameters()))
 
 
@@ -444,7 +444,7 @@ def test_clean_statistics_are_those_of_one_plain_forward(norm: nn.Module, n: int
     model = smooth_network(norm=copy.deepcopy(norm))
     expected = copy.deepcopy(model)
     expected(batch().images)
-    build_method(Amp(epsilon=0.5, inner_steps=n, bn_stats="clean")).backward(model, batch())
+    build_method(Amp(epsilon=0.5, inner_steps=n, bn_stats="clean"), torch.Generator()).backward(model, batch())
     assert_equal(list(model.buffers()), list(expected.buffers()))
 
 
@@ -454,7 +454,7 @@ def test_all_statistics_are_those_of_every_pass(norm: nn.Module, n: int) -> None
     model = smooth_network(norm=copy.deepcopy(norm))
     replayed, weights = copy.deepcopy(model), []
     hook = model.register_forward_pre_hook(lambda *_: weights.append(reference.flat(model)))
-    build_method(Amp(epsilon=0.5, inner_steps=n, bn_stats="all")).backward(model, batch())
+    build_method(Amp(epsilon=0.5, inner_steps=n, bn_stats="all"), torch.Generator()).backward(model, batch())
     hook.remove()
     assert len(weights) == n + 1
     assert not torch.equal(weights[0], weights[-1])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from search_spaces import recipes
-from trainer.config import Amp, Erm, Method, Mlp, TrialConfig
+from trainer.config import Amp, Erm, Flooding, LabelSmoothing, Method, MixUp, Mlp, Rmp, Sam, TrialConfig
 from trainer.records import EpochRecord
 
 BATCHES = 8
@@ -15,7 +15,20 @@ BATCHES = 8
 
 SMALL_AMP = Amp(epsilon=0.1)
 BN_MLP = Mlp(hidden=(16,), norm="batch")
-METHODS: tuple[Method, ...] = (Erm(), SMALL_AMP, Amp(epsilon=0.1, inner_steps=2, ball="per_tensor", bn_stats="all"))
+METHODS: tuple[Method, ...] = (
+    Erm(),
+    SMALL_AMP,
+    Amp(epsilon=0.1, inner_steps=2, ball="per_tensor", bn_stats="all"),
+    LabelSmoothing(smoothing=0.2),
+    LabelSmoothing(smoothing=0.2, spread="other_classes"),
+    Flooding(level=0.5),
+    MixUp(alpha=1.0),
+    Rmp(epsilon=0.1),
+    Rmp(epsilon=0.1, law="box", bn_stats="perturbed"),
+    Sam(rho=0.1),
+    Sam(rho=0.1, bn_stats="all"),
+)
+"""The settings that the tests of every method go through."""
 
 
 def tiny(method: Method | None = None, seed: int = 0, **changes: Any) -> TrialConfig:

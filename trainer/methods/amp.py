@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from trainer.config import Amp
 from trainer.data.splits import Examples
-from trainer.methods.base import Method, gradients
+from trainer.methods.base import Method, gradients, restored, running_stats_frozen
 
 
 class AmpStep(NamedTuple):
@@ -61,13 +59,9 @@ def amp_step(closure: Callable[[], Tensor], parameters: Iterable[Tensor], settin
     theta = [parameter for parameter in dict.fromkeys(listed) if parameter.requires_grad]
     if not theta:
         raise ValueError("amp_gradient: no parameter requires a gradient: nothing to perturb")
-    origin = [parameter.detach().clone() for parameter in theta]
-    try:
+    with restored(theta) as origin:
         step = _ascend(closure, theta, origin, settings)
         gradients(closure, theta)
-    finally:
-        with torch.no_grad():
-            torch._foreach_copy_(theta, origin)
     return step
 
 
@@ -113,7 +107,7 @@ class AmpMethod(Method):
 
         def closure() -> Tensor:
             perturbed = next(passes) > 0
-            with _running_stats_frozen(model, perturbed and self.settings.bn_stats == "clean"):
+            with running_stats_frozen(model, perturbed and self.settings.bn_stats == "clean"):
                 return self.criterion(model(batch.images), batch.labels)
 
         step = amp_step(closure, model.parameters(), self.settings)
@@ -125,20 +119,3 @@ class AmpMethod(Method):
         norm = torch.stack([step.delta_norm for step in steps]).mean()
         clipped = torch.stack([step.clip_fraction for step in steps]).mean()
         return {"amp/delta_norm": norm.item(), "amp/clip_fraction": clipped.item()}
-
-
-@contextlib.contextmanager
-def _running_stats_frozen(model: nn.Module, frozen: bool) -> Iterator[None]:
-    """Normalise by batch statistics without moving the running ones.
-
-    BatchNorm moves them while it tracks, InstanceNorm while it has them; momentum 0 would still count the batch.
-    """
-    layers = [layer for layer in model.modules() if frozen and isinstance(layer, _NormBase) and layer.training]
-    kept = [(layer, layer.track_running_stats, layer.running_mean, layer.running_var) for layer in layers]
-    for layer in layers:
-        layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
-    try:
-        yield
-    finally:
-        for layer, tracked, mean, variance in kept:
-            layer.track_running_stats, layer.running_mean, layer.running_var = tracked, mean, variance

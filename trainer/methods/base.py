@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
 
 from trainer.data.splits import Examples
 
@@ -45,3 +47,36 @@ def gradients(closure: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tu
             parameter.grad = torch.zeros_like(parameter)
         found.append(parameter.grad)
     return loss.detach(), found
+
+
+@contextlib.contextmanager
+def restored(theta: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Whatever happens to ``theta`` within is undone bit for bit, also by an error; gives the copy it keeps."""
+    origin = [parameter.detach().clone() for parameter in theta]
+    try:
+        yield origin
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(list(theta), origin)
+
+
+@contextlib.contextmanager
+def running_stats_frozen(model: nn.Module, frozen: bool = True) -> Iterator[None]:
+    """Normalise by batch statistics without moving the running ones.
+
+    BatchNorm moves them while it tracks, InstanceNorm while it has them; momentum 0 would still count the batch.
+    """
+    layers = [layer for layer in model.modules() if frozen and isinstance(layer, _NormBase) and layer.training]
+    kept = [(layer, layer.track_running_stats, layer.running_mean, layer.running_var) for layer in layers]
+    for layer in layers:
+        layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
+    try:
+        yield
+    finally:
+        for layer, tracked, mean, variance in kept:
+            layer.track_running_stats, layer.running_mean, layer.running_var = tracked, mean, variance
+
+
+def trained_parameters(model: nn.Module) -> list[Tensor]:
+    """The tensors θ of ``model`` that need a gradient, each once."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
