@@ -188,7 +188,7 @@ class Tracker:
         self._run_of(SUMMARY, self._study.name, {"kind": "summary", "study": self._study.name}, "SCHEDULED")
         for cell in self._study.cells():
             run = self._run_of(cell.cell_id, cell.label, self._cell_tags(cell), "SCHEDULED")
-            self._log_params(run, cell.params)
+            self._log(run, cell.params)
 
     def stale(self, states: Mapping[str, State]) -> list[TrialConfig]:
         """Of the trials in ``states``, those whose run does not show that state; leased ones are their owner's."""
@@ -213,20 +213,24 @@ class Tracker:
         if records and delivery.state in ENDED:
             metrics += final_metrics(records[-1])
         tags = {"outcome": delivery.state, "cause": (delivery.cause or "")[-5000:]}
-        self._log_params(run, trial.params())
-        self._log(run, metrics, tags)
+        self._log(run, trial.params(), metrics, tags)
         self._set_status(run, STATUS_OF[delivery.state])
 
-    def _log(self, run: _KnownRun, metrics: Sequence[Metric], tags: Mapping[str, str]) -> None:
-        run_tags = [RunTag(key, value) for key, value in tags.items()]
-        self._client.log_batch(run.run_id, metrics[:METRICS_A_CALL], tags=run_tags)
+    def _log(
+        self,
+        run: _KnownRun,
+        params: Mapping[str, Scalar],
+        metrics: Sequence[Metric] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """In as few calls as MLflow takes; parameters once, for they cannot change."""
+        new_params = [] if run.has_params else [Param(key, str(value)) for key, value in params.items()]
+        run_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
+        if new_params or run_tags or metrics:
+            self._client.log_batch(run.run_id, metrics[:METRICS_A_CALL], new_params, run_tags)
         for start in range(METRICS_A_CALL, len(metrics), METRICS_A_CALL):
             self._client.log_batch(run.run_id, metrics[start : start + METRICS_A_CALL])
-
-    def _log_params(self, run: _KnownRun, params: Mapping[str, Scalar]) -> None:
-        if not run.has_params:
-            self._client.log_batch(run.run_id, params=[Param(key, str(value)) for key, value in params.items()])
-            run.has_params = True
+        run.has_params = True
 
     def _set_status(self, run: _KnownRun, status: RunStatus) -> None:
         if run.status == status:
@@ -264,8 +268,7 @@ class Tracker:
         ]
         tags = self._trial_tags(trial) | {"copy_of": original_id}
         run = self._run_of(trial.trial_id, self._trial_name(trial), tags, "RUNNING")
-        self._log_params(run, trial.params())
-        self._log(run, finals, tags)
+        self._log(run, trial.params(), finals, tags)
         run.copy_of = original_id
         self._set_status(run, "FINISHED")
         return True
