@@ -4,18 +4,19 @@ STUDY ?= fig8-mnist5k
 RESULTS ?= results
 PORT ?= 5000
 PYTHON ?= python3
-export SWEEPS_RESULTS := $(abspath $(RESULTS))
+export SWEEPS_RESULTS := $(RESULTS)
 
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep plan status report ui test lint format types golden bench-trainer clean
+.PHONY: help install studies sweep plan status report ui test lint format types golden bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 	@echo
-	@echo "STUDY=$(STUDY) names the study or your own .py file; RESULTS=$(RESULTS) the folder that all results lie under."
+	@echo "Variables: STUDY=$(STUDY), a study or your own .py file; RESULTS=$(RESULTS), the folder of all results;"
+	@echo "JOBS, trials at a time; DEVICE=cuda, a GPU a trial; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
 
 sweep: .venv/installed ## train what STUDY still lacks, then show its table and draw its figures
 	@$(RUN) -m sweeps run '$(STUDY)' $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE)); code=$$?; \
@@ -24,6 +25,9 @@ sweep: .venv/installed ## train what STUDY still lacks, then show its table and 
 
 sweep-%: ## sweep-NAME is sweep STUDY=NAME
 	@$(MAKE) --no-print-directory sweep STUDY='$*'
+
+studies: .venv/installed ## list the built-in studies
+	@$(RUN) -m sweeps list
 
 plan: .venv/installed ## show the cells of STUDY and how much of it is finished
 	@$(RUN) -m sweeps plan '$(STUDY)'
@@ -61,9 +65,11 @@ bench-trainer: .venv/installed ## print what an AMP step costs, as a ratio to an
 install: .venv/installed ## make .venv with the pinned packages; the other targets do this by themselves
 
 clean: ## remove .venv and caches; results stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './results/*' -prune -exec rm -rf {} +
 
 .venv/bin/python:
+	@command -v $(PYTHON) > /dev/null || { echo "error: PYTHON=$(PYTHON): no such command" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
 	  echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13: name one, make PYTHON=python3.12 ..." >&2; exit 2; }
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \

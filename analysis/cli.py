@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         study = find(options.study)
         from analysis.report import report  # pandas, MLflow and matplotlib: seconds that a wrong name need not cost
 
-        report(study, Results.here())
+        report(study, Results.here(), options.study)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,34 +13,35 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from analysis.compare import BASELINE, best_on_validation, estimate
-from analysis.tables import param_names, varying
+from analysis.compare import BASELINE, estimate
+from analysis.tables import varying
 from search_spaces.study import Study
 
 STYLE = Path(__file__).parent / "paper.mplstyle"
 AMP_COLOUR, ERM_COLOUR, CHOSEN_COLOUR = "#1f5fa8", "#404040", "#b5402a"
 PANELS = (
-    ("train/nll", "training risk (NLL)", 1.0),
-    ("train/error", "training error (%)", 100.0),
-    ("test/nll", "test risk (NLL)", 1.0),
-    ("test/error", "test error (%)", 100.0),
-    ("test/ece", "test ECE (%)", 100.0),
+    ("train", "nll", "risk (NLL)", 1.0),
+    ("train", "error", "error (%)", 100.0),
+    ("test", "nll", "risk (NLL)", 1.0),
+    ("test", "error", "error (%)", 100.0),
+    ("test", "ece", "ECE (%)", 100.0),
 )
+CHOSEN = "chosen on validation"
 CELL_PANELS = (("nll", "NLL", 1.0), ("error", "error (%)", 100.0), ("ece", "ECE (%)", 100.0))
 LOG_FROM_RATIO = 4.0  # panels whose seeds span more than this factor are drawn on a log axis
 
 
-def draw(study: Study, frame: pd.DataFrame, folder: Path) -> list[Path]:
+def draw(study: Study, frame: pd.DataFrame, chosen: set[str], folder: Path) -> list[Path]:
     """Draw what the study's cells call for into ``folder``; the files are returned, PNG before SVG.
 
     Curves over ``method.epsilon`` (paper, Figure 8) where it varies, a figure for each combination of whatever else
-    varies; a row a cell otherwise.
+    varies; a row a cell otherwise. chosen: labels of the cells chosen on validation, which are marked.
     """
     files: list[Path] = []
     with mpl.rc_context(fname=STYLE):
         if "method.epsilon" in varying(study):
             for name, part in _groups(study, frame):
-                files += _save(_sensitivity(study, part, name), folder / _slug(f"epsilon {name}"))
+                files += _save(_sensitivity(study, part, chosen, name), folder / _slug(f"epsilon {name}"))
         else:
             files += _save(_cells(study, frame), folder / "cells")
     return files
@@ -55,7 +56,12 @@ def _groups(study: Study, frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFra
         erm = frame[frame["method"] == BASELINE]
         for name in shared:
             erm = erm[erm[name] == part[name].iloc[0]]
-        yield " ".join(f"{name}={value}" for name, value in zip(others, values, strict=True)), pd.concat([part, erm])
+        yield " ".join(map(_assignment, others, values)), pd.concat([part, erm])
+
+
+def _assignment(name: str, value: object) -> str:
+    """Without the .0 that a column with gaps gives its whole numbers."""
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
 
 
 def _slug(name: str) -> str:
@@ -70,57 +76,58 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
     return files
 
 
-def _sensitivity(study: Study, frame: pd.DataFrame, name: str) -> Figure:
-    """Five panels over ε: risk and error in training above risk, error and ECE on the test set; the legend between."""
+def _sensitivity(study: Study, frame: pd.DataFrame, chosen: set[str], name: str) -> Figure:
+    """Five panels over ε: risk and error in training above risk, error and ECE on the test set; the legend between.
+
+    A search, which does not read the test set, shows the validation set in its place.
+    """
     figure = Figure(figsize=(7.2, 4.2))
     grid = figure.subplots(2, 3)
     amp, erm = frame[frame["method"] == "Amp"], frame[frame["method"] == BASELINE]
-    chosen = best_on_validation(amp, param_names(study))
-    epsilon = float(amp.loc[amp["cell"] == chosen[0], "method.epsilon"].iloc[0]) if chosen else None
+    marked = amp.loc[amp["cell"].isin(chosen), "method.epsilon"].unique()
+    part, title = ("test", "test") if "test/nll" in frame else ("val", "validation")
     places = (grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1], grid[1, 2])
-    for axes, (metric, title, scale) in zip(places, PANELS, strict=True):
-        _sensitivity_panel(axes, amp, erm, metric, scale)
-        if epsilon is not None:
+    for axes, (of, metric, text, scale) in zip(places, PANELS, strict=True):
+        where, what = ("train", "training") if of == "train" else (part, title)
+        _sensitivity_panel(axes, amp, erm, f"{where}/{metric}", scale)
+        for epsilon in marked:
             axes.axvline(epsilon, color=CHOSEN_COLOUR, linestyle=":", linewidth=1, label=f"ε = {epsilon:g}, {CHOSEN}")
-        axes.set_title(title)
-        axes.set_xlabel(f"ε (method.epsilon), {_ball(amp)}")
+        axes.set_title(f"{what} {text}")
+        axes.set_xlabel(f"method.epsilon (ε, {_ball(amp)})")
     _legend(grid[0, 2], places[2], f"{study.name}\n{name}".strip(), amp)
     return figure
 
 
-CHOSEN = "chosen on validation"
-
-
 def _ball(amp: pd.DataFrame) -> str:
-    balls = sorted(amp["method.ball"].dropna().unique())
-    return " and ".join(f"{ball} L2 ball" for ball in balls)
+    return " and ".join(f"{ball} L2 ball" for ball in sorted(amp["method.ball"].dropna().unique()))
 
 
 def _sensitivity_panel(axes: Axes, amp: pd.DataFrame, erm: pd.DataFrame, metric: str, scale: float) -> None:
     if metric not in amp or amp[metric].isna().all():
-        axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no trial has it", ha="center", va="center", transform=axes.transAxes)
         return
     epsilons = np.sort(amp["method.epsilon"].unique())
     curve = [estimate(amp.loc[amp["method.epsilon"] == epsilon, metric] * scale) for epsilon in epsilons]
-    axes.fill_between(
-        epsilons,
-        [point.low for point in curve],
-        [point.high for point in curve],
-        color=AMP_COLOUR,
-        alpha=0.2,
-        linewidth=0,
-        label="AMP, 95% interval of the mean",
-    )
-    axes.plot(epsilons, [point.mean for point in curve], color=AMP_COLOUR, marker="o", label="AMP, mean over seeds")
-    axes.plot(
-        amp["method.epsilon"], amp[metric] * scale, ".", color=AMP_COLOUR, alpha=0.55, markersize=3, label="AMP, a seed"
-    )
+    if any(point.n > 1 for point in curve):
+        low, high = [point.low for point in curve], [point.high for point in curve]
+        axes.fill_between(epsilons, low, high, color=AMP_COLOUR, alpha=0.2, linewidth=0, label="AMP, 95% interval")
+    means = [point.mean for point in curve]
+    axes.plot(epsilons, means, color=AMP_COLOUR, marker="o", label="AMP, mean over seeds")
+    _seeds(axes, amp["method.epsilon"], amp[metric] * scale, AMP_COLOUR, "AMP, a seed")
     level = estimate(erm[metric] * scale)
-    axes.axhspan(level.low, level.high, color=ERM_COLOUR, alpha=0.15, linewidth=0, label="ERM, 95% interval")
-    axes.axhline(level.mean, color=ERM_COLOUR, linestyle="--", label="ERM, mean over seeds")
+    if level.n > 1:
+        axes.axhspan(level.low, level.high, color=ERM_COLOUR, alpha=0.15, linewidth=0, label="ERM, 95% interval")
+    if level.n:
+        axes.axhline(level.mean, color=ERM_COLOUR, linestyle="--", label="ERM, mean over seeds")
+        left_of_all = pd.Series(epsilons[0] / 1.35, index=erm.index)
+        _seeds(axes, left_of_all, erm[metric] * scale, ERM_COLOUR, "ERM, a seed (at the left)")
     axes.set_xscale("log")
     _plain_log_ticks(axes.xaxis)
     _fit_y(axes, pd.concat([amp[metric], erm[metric]]).dropna() * scale)
+
+
+def _seeds(axes: Axes, x: pd.Series[float], y: pd.Series[float], colour: str, label: str) -> None:
+    axes.plot(x, y, ".", color=colour, alpha=0.55, markersize=3, label=label)
 
 
 def _fit_y(axes: Axes, seeds: pd.Series[float]) -> None:
@@ -131,7 +138,7 @@ def _fit_y(axes: Axes, seeds: pd.Series[float]) -> None:
         _plain_log_ticks(axes.yaxis)
         axes.set_ylim(low / 1.25, high * 1.25)
     else:
-        room = 0.08 * (high - low) or 0.1
+        room = 0.08 * (high - low) or 1.0
         axes.set_ylim(low - room, high + room)
 
 
@@ -145,9 +152,11 @@ def _plain_log_ticks(axis: Axis) -> None:
 def _legend(axes: Axes, source: Axes, title: str, amp: pd.DataFrame) -> None:
     axes.axis("off")
     handles, labels = source.get_legend_handles_labels()
-    inner_lr, inner_steps = amp["method.inner_lr"].iloc[0], amp["method.inner_steps"].iloc[0]
-    settings = f"AMP with ζ = {inner_lr:g}, N = {inner_steps:g}; {amp['seed'].nunique()} seeds"
-    axes.legend(handles, labels, loc="center", title=f"{title}\n{settings}")
+    settings = "; ".join(
+        f"{symbol} (method.{name}) = {', '.join(f'{value:g}' for value in amp[f'method.{name}'].unique())}"
+        for symbol, name in (("ζ", "inner_lr"), ("N", "inner_steps"))
+    )
+    axes.legend(handles, labels, loc="center", title=f"{title}\n{settings}\nseeds: {amp['seed'].nunique()}")
 
 
 def _cells(study: Study, frame: pd.DataFrame) -> Figure:
@@ -157,10 +166,8 @@ def _cells(study: Study, frame: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7.2, 1.0 + 0.3 * len(cells)))
     for axes, (metric, title, scale) in zip(figure.subplots(1, 3, sharey=True), CELL_PANELS, strict=True):
         for place, cell in enumerate(cells):
-            values = (
-                frame.loc[frame["cell"] == cell, f"{part}/{metric}"] * scale if f"{part}/{metric}" in frame else None
-            )
-            if values is None or values.isna().all():
+            values = frame.loc[frame["cell"] == cell, f"{part}/{metric}"].dropna() * scale
+            if values.empty:
                 continue
             found = estimate(values)
             axes.plot(values, [place] * len(values), ".", color=AMP_COLOUR, alpha=0.55, markersize=4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -16,14 +15,15 @@ from trainer.declaration import ConfigError
 from trainer.machine import Results
 
 
-def report(study: Study, results: Results) -> list[Path]:
+def report(study: Study, results: Results, reference: str) -> list[Path]:
     """Write ``cells.csv``, ``trials.csv``, ``report.md`` and the figures, print the table; the files are returned.
 
-    Raises ConfigError when no trial of the study is finished, or when the folder cannot be written.
+    reference: what the user calls the study. Raises ConfigError when no trial of the study is finished, or when the
+    folder cannot be written.
     """
     frame = load(study, results)
     if not (frame["outcome"] == "finished").any():
-        raise ConfigError(f"{study.name}: no trial is finished yet: python -m sweeps run {study.name}")
+        raise ConfigError(f"{study.name}: no trial is finished in {results.root}: make sweep STUDY={reference}")
     table = cells_table(study, frame)
     folder = results.report(study.name)
     try:
@@ -31,19 +31,21 @@ def report(study: Study, results: Results) -> list[Path]:
         files = [folder / "cells.csv", folder / "trials.csv", folder / "report.md"]
         table.to_csv(files[0], index=False)
         frame.to_csv(files[1], index=False)
-        figures = draw(study, frame, folder)
+        figures = draw(study, frame, set(table.loc[table["chosen_on_validation"], "cell"]), folder)
         files[2].write_text(_markdown(study, frame, table, figures), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"SWEEPS_RESULTS: cannot write the report to {folder}: {error.strerror}") from error
+        raise ConfigError(f"RESULTS: cannot write the report to {folder}: {error.strerror}") from error
     _print(study, frame, table, [*figures, *files])
     return [*figures, *files]
 
 
 def _print(study: Study, frame: pd.DataFrame, table: pd.DataFrame, files: list[Path]) -> None:
-    # Where nobody sets a width (a file, a pipe) the table keeps its lines whole.
-    console = Console(highlight=False, width=None if os.isatty(1) else 160)
+    shown = terminal_table(text_rows(study, frame, table))
+    console = Console(highlight=False, markup=False, emoji=False)
+    # A table wider than the terminal keeps its lines whole: wrapped by the terminal they are ugly, cut they are wrong.
+    console.width = max(console.width, console.measure(shown, options=console.options.update(width=500)).maximum)
     console.print(f"\n{study.question}\n", style="bold", soft_wrap=True)
-    console.print(terminal_table(text_rows(study, frame, table)))
+    console.print(shown)
     console.print(f"\n{answer(frame, table)}", soft_wrap=True)
     for line in notes(frame, table):
         console.print(line, style="dim", soft_wrap=True)

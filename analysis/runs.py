@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -28,8 +29,9 @@ def load(study: Study, results: Results) -> pd.DataFrame:
 
     Columns: ``trial_id``; ``cell``, the label of its cell; every parameter under its own name (``method.epsilon``);
     ``outcome``: finished, diverged, failed, running, interrupted or missing; ``run_id``; the tags in ``TAGS``; every
-    metric of the last epoch under its own name (``test/nll``). Metrics of trials that are not finished are NaN, so that
-    none of them can enter a mean. Raises ConfigError when the tracking store does not answer.
+    metric of the last epoch under its own name (``test/nll``), unless a parameter has that name. Metrics of trials that
+    are not finished are NaN, so that none of them can enter a mean. Raises ConfigError when the tracking store does not
+    answer.
     """
     runs = _runs_by_trial(study, results)
     labels = {trial.trial_id: cell.label for cell in study.cells() for trial in cell.trials}
@@ -43,8 +45,8 @@ def _row(trial: TrialConfig, label: str, run: Run | None) -> dict[str, Any]:
     row["run_id"] = run.info.run_id if run else None
     row |= {tag: run.data.tags.get(tag) if run else None for tag in TAGS}
     if run is not None and row["outcome"] == "finished":
-        metrics = run.data.metrics.items()
-        row |= {name.removeprefix(FINAL): value for name, value in metrics if name.startswith(FINAL)}
+        finals = {name.removeprefix(FINAL): value for name, value in run.data.metrics.items() if name.startswith(FINAL)}
+        row = finals | row  # ``lr`` is a parameter; the metric of that name is where its schedule ended
     return row
 
 
@@ -62,12 +64,15 @@ def _runs_by_trial(study: Study, results: Results) -> dict[str, Run]:
     """Runs by trial id; for a copy the run of the study that trained it."""
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    database = results.tracking_uri.removeprefix("sqlite:///")
+    if database != results.tracking_uri and not Path(database).is_file():
+        return {}  # reading makes no database
     try:
         client = MlflowClient(tracking_uri=results.tracking_uri, registry_uri=results.tracking_uri)
         experiment = client.get_experiment_by_name(study.name)
         runs = list(_all_runs(client, experiment.experiment_id)) if experiment else []
         originals = {run.info.run_id: _original(client, run) for run in runs}
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {str(error).splitlines()[0]}"
         raise ConfigError(hide_passwords(message)) from error
     by_trial: dict[str, Run] = {}

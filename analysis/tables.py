@@ -86,7 +86,8 @@ def _statistics(name: str, values: pd.Series[float]) -> dict[str, float]:
 
 def text_rows(study: Study, frame: pd.DataFrame, table: pd.DataFrame) -> list[list[str]]:
     """The table of ``cells_table`` as people read it, header first: means, and the paired difference to ERM."""
-    names, columns, main = varying(study) or ["method"], present_columns(frame), headline(frame)
+    names, main = varying(study) or ["method"], headline(frame)
+    columns = [c for c in present_columns(frame) if c.metric != "val/nll" or c is main]
     rows = [[*names, *(column.title for column in columns), f"{main.title} - ERM's [95% CI]", "n"]]
     for _, row in table.iterrows():
         values = [_text(row[name]) for name in names]
@@ -98,7 +99,7 @@ def text_rows(study: Study, frame: pd.DataFrame, table: pd.DataFrame) -> list[li
 
 def terminal_table(rows: list[list[str]]) -> Table:
     """``text_rows`` for a terminal."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
     for title in rows[0]:
         shown.add_column(title, justify="left" if title == "method" else "right")
     for row in rows[1:]:
@@ -113,8 +114,10 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 
 def _text(value: object) -> str:
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return "–" if missing else str(value)
+    """Whole numbers without the .0 that a column with gaps gives them."""
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:g}"
+    return "–" if value is None else str(value)
 
 
 def _number(value: float, digits: int) -> str:

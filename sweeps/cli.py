@@ -19,7 +19,7 @@ from search_spaces.study import Study
 from sweeps.ledger import OVER, Ledger, LedgerRow
 from sweeps.sweep import INTERRUPTED, Sweep
 from trainer.declaration import ConfigError
-from trainer.machine import Results, hide_passwords
+from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text)
         sub.set_defaults(command=command)
         if command is _ui:
-            sub.add_argument("--port", type=_positive, default=5000, help="default: %(default)s")
+            sub.add_argument("--port", type=_port, default=5000, help="default: %(default)s")
         elif command is not _list:
             sub.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
         if command is _run:
@@ -68,6 +68,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
     return int(text)
+
+
+def _port(text: str) -> int:
+    port = _positive(text)
+    if port > 65535:
+        raise argparse.ArgumentTypeError(f"{port} is not a port: 1 to 65535")
+    return port
 
 
 def _cores() -> int:
@@ -87,20 +94,22 @@ def _open(study: Study) -> tuple[Results, Ledger]:
         (results.root / ".writable").touch()
         (results.root / ".writable").unlink()
     except OSError as error:
-        raise ConfigError(f"SWEEPS_RESULTS: cannot write to {results.root}: {error.strerror}") from error
+        raise ConfigError(f"RESULTS ({RESULTS_VARIABLE}): cannot write to {results.root}: {error.strerror}") from error
     ledger = Ledger(results.ledger_url)
     ledger.declare(study.name, study.trials)
     return results, ledger
 
 
-def _rows(study: Study, ledger: Ledger) -> dict[str, LedgerRow]:
-    return ledger.rows([trial.trial_id for trial in study.trials])
+def _rows(study: Study) -> dict[str, LedgerRow]:
+    """The study's trials, without writing anything: what no ledger has is pending."""
+    ids, results = [trial.trial_id for trial in study.trials], Results.here()
+    known = Ledger(results.ledger_url).rows(ids) if results.has_ledger() else {}
+    return {id_: known.get(id_) or LedgerRow(id_, "", study.name, "pending", None, None, None) for id_ in ids}
 
 
 def _plan(options: argparse.Namespace) -> int:
     study = find(options.study)
-    _, ledger = _open(study)
-    rows = _rows(study, ledger)
+    rows = _rows(study)
     print(f"{study.name}: {study.question}\n")
     for cell in study.cells():
         finished = sum(rows[trial.trial_id].state in OVER for trial in cell.trials)
@@ -117,8 +126,7 @@ def _counts(study: Study, rows: dict[str, LedgerRow]) -> str:
 
 def _status(options: argparse.Namespace) -> int:
     study = find(options.study)
-    _, ledger = _open(study)
-    rows = _rows(study, ledger)
+    rows = _rows(study)
     print(f"{study.name}: {_counts(study, rows)}")
     for cell in study.cells():
         for trial in cell.trials:
@@ -142,8 +150,8 @@ def _publish(options: argparse.Namespace) -> int:
 
     study = find(options.study)
     results, ledger = _open(study)
-    where = hide_passwords(results.tracking_uri)
-    print(f"Published to {where}" if publish(study, results, ledger) else f"{where} is up to date already")
+    if publish(study, results, ledger):
+        print(f"In MLflow as well: make ui ({hide_passwords(results.tracking_uri)})")
     return 0
 
 

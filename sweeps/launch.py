@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -268,8 +269,10 @@ def _local_ray(launch: Launch) -> Iterator[Stop]:
     stop = Stop(launch, folder / "stop")
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, stop) for number in signals}
     try:
-        with _group_of_its_own():
+        with _children_in_groups_of_their_own():
             ray.init(
                 address="local",
                 num_cpus=launch.sweep.jobs,
@@ -279,12 +282,8 @@ def _local_ray(launch: Launch) -> Iterator[Stop]:
                 log_to_driver=False,
                 _temp_dir=str(folder),
             )
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except BaseException:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    try:
+        for number in signals:
+            signal.signal(number, stop)  # again: Ray has put a handler of its own in place of one of them
         yield stop
     finally:
         ray.shutdown()
@@ -294,20 +293,22 @@ def _local_ray(launch: Launch) -> Iterator[Stop]:
 
 
 @contextlib.contextmanager
-def _group_of_its_own() -> Iterator[None]:
+def _children_in_groups_of_their_own() -> Iterator[None]:
     """Start child processes outside our process group, so that a signal to the group reaches them through us alone.
 
-    Ctrl-C in a terminal and SIGTERM from a scheduler go to the whole group; Ray's daemons would be gone before the
-    trials could save. A session leader cannot leave its group: its children then stay in it.
+    Ctrl-C in a terminal and SIGTERM from a scheduler go to the whole group; Ray's daemons, which know no other way to
+    be started, would be gone before the trials could save.
     """
-    group = os.getpgrp()
-    with contextlib.suppress(OSError):
-        os.setpgid(0, 0)
+    original = subprocess.Popen.__init__
+
+    def start(self: subprocess.Popen[bytes], *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **{"process_group": 0, **options})
+
+    subprocess.Popen.__init__ = start  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.setpgid(0, group)
+        subprocess.Popen.__init__ = original  # type: ignore[method-assign]
 
 
 def _private_folder() -> Path:

@@ -22,7 +22,7 @@ class Progress:
         self._name, self._total = name, total
         self._first: tuple[float, int] | None = None  # when the first new trial was done, and how many were then
         self._already_over = already_over
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, markup=False, emoji=False)
         self._printed_at = time.monotonic()
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         if self._console.is_terminal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
+import time
 from pathlib import Path
 
 from mlflow.entities import Metric
@@ -36,7 +37,7 @@ def publish(study: Study, results: Results, ledger: Ledger) -> bool:
 
 
 def _publish(client: MlflowClient, tracker: Tracker, folder: Path) -> bool:
-    summary, digest = tracker.run_id(SUMMARY), _digest(folder)
+    summary, digest, now = tracker.run_id(SUMMARY), _digest(folder), time.time_ns() // 1_000_000
     run = client.get_run(summary)
     if run.data.tags.get(DIGEST_TAG) == digest:
         return False
@@ -44,8 +45,9 @@ def _publish(client: MlflowClient, tracker: Tracker, folder: Path) -> bool:
     client.set_tag(summary, "mlflow.note.content", (folder / "report.md").read_text(encoding="utf-8"))
     with (folder / "cells.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            # One timestamp for all time: publishing the same statistics again changes nothing.
-            metrics = [Metric(name, value, run.info.start_time, 0) for name, value in _statistics(row).items()]
+            # MLflow shows the value of the highest step: that of the most seeds, and of these the newest.
+            step = int(row["n_finished"])
+            metrics = [Metric(name, value, now, step) for name, value in _statistics(row).items()]
             client.log_batch(tracker.run_id(row["cell_id"]), metrics)
     client.set_tag(summary, DIGEST_TAG, digest)
     return True

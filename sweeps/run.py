@@ -21,7 +21,7 @@ def run(sweep: Sweep) -> int:
     name, total, started = sweep.study.name, len(sweep.trial_ids), time.monotonic()
     over = sum(row.state in OVER for row in sweep.rows().values())
     if over == total:
-        print(f"{name}: {total} of {total} already finished")
+        print(f"{name}: {_finished(sweep)} of {total} already finished")
         _bring_up_to_date(sweep, tracker)
         return _verdict(sweep, complete=True)
     print(f"{name}: {len(sweep.study.cells())} cells, {total} trials, {over} finished before; {sweep.jobs} at a time")
@@ -30,9 +30,12 @@ def run(sweep: Sweep) -> int:
         print(f"{undelivered} trials are not in MLflow yet: the same command delivers them once it answers")
     else:
         _bring_up_to_date(sweep, tracker)
-    finished = sum(row.state in OVER for row in sweep.rows().values())
-    print(f"{name}: {finished} of {total} finished, after {duration(time.monotonic() - started)}")
+    print(f"{name}: {_finished(sweep)} of {total} finished, after {duration(time.monotonic() - started)}")
     return _verdict(sweep, complete)
+
+
+def _finished(sweep: Sweep) -> int:
+    return sum(row.state == "finished" for row in sweep.rows().values())
 
 
 def _train(sweep: Sweep, tracker: Tracker, over: int) -> tuple[bool, int]:
@@ -63,7 +66,7 @@ def _bring_up_to_date(sweep: Sweep, tracker: Tracker) -> None:
 def _verdict(sweep: Sweep, complete: bool) -> int:
     count = Counter(row.state for row in sweep.rows().values())
     if count["failed"] + count["diverged"]:
-        print(f"{count['failed']} failed, {count['diverged']} diverged: python -m sweeps status {sweep.reference}")
+        print(f"{count['failed']} failed, {count['diverged']} diverged; why: make status {sweep.named}")
     if not complete:
         print(sweep.how_to_go_on)
         return INTERRUPTED

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from search_spaces.study import Study
 from sweeps.ledger import Ledger, LedgerRow
@@ -34,4 +36,10 @@ class Sweep:
     @property
     def how_to_go_on(self) -> str:
         """What an interrupted run says last."""
-        return f"Interrupted; what was trained is kept. To go on: make sweep STUDY={self.reference}"
+        return f"Interrupted; what was trained is kept. To go on: make sweep {self.named}"
+
+    @property
+    def named(self) -> str:
+        """The variables by which make finds this study and these results again."""
+        elsewhere = self.results.root != Path("results").resolve()
+        return f"STUDY={self.reference}" + (f" RESULTS={shlex.quote(str(self.results.root))}" if elsewhere else "")

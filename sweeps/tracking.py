@@ -101,7 +101,7 @@ def open_tracker(study: Study, ledger: Ledger, results: Results) -> Tracker:
 
 def first_line(error: Exception) -> str:
     """The beginning of an error's message, for a line of ours, without passwords."""
-    return (hide_passwords(str(error)).strip().splitlines() or [type(error).__name__])[0][:160]
+    return (hide_passwords(str(error)).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def refusal(results: Results, what: str, error: Exception) -> ConfigError:

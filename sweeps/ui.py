@@ -7,6 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
+from sweeps.tracking import connect
 from trainer.declaration import ConfigError
 from trainer.machine import TRACKING_SETTINGS, Results, hide_passwords
 
@@ -27,7 +28,7 @@ def serve(results: Results, port: int) -> None:
     """
     uri = results.tracking_uri
     if uri.startswith("http"):
-        raise ConfigError(f"MLFLOW_TRACKING_URI: open the server of your results: open {hide_passwords(uri)}")
+        raise ConfigError(f"MLFLOW_TRACKING_URI: results are on a server: open {hide_passwords(uri)}")
     database = uri.removeprefix("sqlite:///")
     if uri.startswith("sqlite:") and not Path(database).is_file():
         raise ConfigError(f"{database}: no results yet: make sweep")
@@ -37,7 +38,9 @@ def serve(results: Results, port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise ConfigError(f"port {port} on {HOST}: {error.strerror}: choose another, make ui PORT=5001") from error
-    print(f"MLflow on http://{HOST}:{port} over {hide_passwords(uri)} (Ctrl-C ends it)", flush=True)
+    print(f"MLflow over {hide_passwords(uri)}, until Ctrl-C. The studies' runs:", flush=True)
+    for experiment in connect(results).search_experiments(filter_string="name != 'Default'"):
+        print(f"  http://{HOST}:{port}/#/experiments/{experiment.experiment_id}/runs  {experiment.name}", flush=True)
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
     arguments = [
         "server",

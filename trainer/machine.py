@@ -15,6 +15,7 @@ TRACKING_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "DO_NOT_TRACK": "true",
 }
 """What MLflow's client is to find in the environment, unless the user has said otherwise."""
@@ -63,6 +64,10 @@ class Results:
     @property
     def ledger_url(self) -> str:
         return f"sqlite:///{self.root / 'ledger.db'}"
+
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger yet."""
+        return (self.root / "ledger.db").is_file()
 
     @property
     def tracking_uri(self) -> str:

@@ -39,7 +39,9 @@ def record(trial: TrialConfig) -> EpochRecord:
     epsilon = trial.method.epsilon if isinstance(trial.method, Amp) else None
     nll = TEST_NLL[epsilon] + 0.01 * trial.seed + (0.001 * trial.seed if epsilon else 0)
     parts = {f"{part}/{name}": nll / scale for part in ("val", "test") for name, scale in (("nll", 1), ("error", 10))}
-    return EpochRecord(40, 1_000_000, parts | {"test/ece": nll / 20, "train/nll": nll / 100, "train/error": 0.0})
+    return EpochRecord(
+        40, 1_000_000, parts | {"lr": 5e-4, "test/ece": nll / 20, "train/nll": nll / 100, "train/error": 0.0}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_figure_shows_every_seed(frame: pd.DataFrame, tmp_path: Path, monkeypatc
         return []
 
     monkeypatch.setattr("analysis.figures._save", keep)
-    draw(declared(), frame, tmp_path)
+    draw(declared(), frame, {"Amp epsilon=0.2"}, tmp_path)
     ((figure, stem),) = drawn
     assert stem.name == "epsilon"
     panel = next(axes for axes in figure.axes if axes.get_title() == "test risk (NLL)")
@@ -121,6 +123,7 @@ def test_figure_shows_every_seed(frame: pd.DataFrame, tmp_path: Path, monkeypatc
     heights = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=float) for line in panel.lines}
     seeds = heights["AMP, a seed"][~np.isnan(heights["AMP, a seed"])]
     assert len(seeds) == 7
+    assert len(heights["ERM, a seed (at the left)"]) == 3
     assert heights["AMP, mean over seeds"] == pytest.approx([0.261, 0.211, 0.4])
     low, high = panel.get_ylim()
     assert low < seeds.min() <= seeds.max() < high
@@ -132,18 +135,18 @@ def test_a_study_without_radii_is_drawn_a_row_a_cell(frame: pd.DataFrame, tmp_pa
     study = Study(name="two", question="?", trials=[recipes.digits_mlp(m, seed) for seed in range(3) for m in methods])
     two = frame[frame["cell"].isin(["Erm", "Amp epsilon=0.2"])].copy()
     two["cell"] = two["method"]
-    files = draw(study, two.reset_index(drop=True), tmp_path)
+    files = draw(study, two.reset_index(drop=True), set(), tmp_path)
     assert [file.name for file in files] == ["cells.png", "cells.svg"]
     assert all(file.stat().st_size > 5_000 for file in files)
     assert pyplot.get_fignums() == []
 
 
 def test_report_writes_its_files_and_is_the_same_again(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
-    files = report(declared(), results)
+    files = report(declared(), results, "made-up")
     first = {file.name: file.read_bytes() for file in files}
     assert set(first) == {"epsilon.png", "epsilon.svg", "cells.csv", "trials.csv", "report.md"}
     assert "Is the report right?" in capsys.readouterr().out
-    assert {file.name: file.read_bytes() for file in report(declared(), results)} == first
+    assert {file.name: file.read_bytes() for file in report(declared(), results, "made-up")} == first
     cells = pd.read_csv(files[0].parent / "cells.csv")
     assert cells["difference/n"].tolist()[1:] == [3, 3, 1]
 
@@ -151,4 +154,16 @@ def test_report_writes_its_files_and_is_the_same_again(results: Results, capsys:
 def test_nothing_finished_is_said(results: Results) -> None:
     trial = replace(recipes.digits_mlp(Erm(), 0), weight_decay=0.5)
     with pytest.raises(ConfigError, match="no trial is finished"):
-        report(Study(name="empty", question="?", trials=(trial,)), results)
+        report(Study(name="empty", question="?", trials=(trial,)), results, "empty")
+
+
+def test_a_parameter_keeps_its_value_beside_a_metric_of_its_name(frame: pd.DataFrame) -> None:
+    assert frame["lr"].tolist() == [trial.lr for trial in declared().trials]  # the metric ``lr`` is the decayed one
+
+
+def test_brackets_in_a_question_are_letters(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    study = replace(declared(), question="Does [bold] or [/] matter?")
+    report(study, results, "made-up")
+    printed = capsys.readouterr().out
+    assert "Does [bold] or [/] matter?" in printed
+    assert "[n = 1]" in printed

@@ -54,7 +54,7 @@ def test_settings_that_cannot_be(tmp_path: Path, method: str, parts: tuple[str, 
 def test_results_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run(tmp_path, "sweeps", "run", "fig8-digits", SWEEPS_RESULTS=str(tmp_path / "file" / "results"))
-    assert_one_line(done, "SWEEPS_RESULTS", str(tmp_path / "file" / "results"))
+    assert_one_line(done, "RESULTS", str(tmp_path / "file" / "results"))
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/nowhere/mlflow.db", "nonsense://x"])
@@ -64,7 +64,9 @@ def test_tracking_address_that_does_not_answer(tmp_path: Path, uri: str) -> None
 
 
 def test_report_before_anything_is_trained(tmp_path: Path) -> None:
-    assert_one_line(run(tmp_path, "analysis", "report", "fig8-digits"), "no trial is finished", "python -m sweeps run")
+    assert_one_line(
+        run(tmp_path, "analysis", "report", "fig8-digits"), "no trial is finished", "make sweep STUDY=fig8-digits"
+    )
 
 
 def test_ui_before_there_are_results(tmp_path: Path) -> None:
@@ -75,3 +77,4 @@ def test_status_counts(tmp_path: Path) -> None:
     done = run(tmp_path, "sweeps", "status", "fig8-digits")
     assert done.returncode == 0
     assert "8 cells, 40 trials: 0 finished, 0 diverged, 0 failed, 0 running, 40 pending" in done.stdout
+    assert not (tmp_path / "results").exists()
