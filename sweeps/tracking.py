@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +90,23 @@ def _make_database(path: Path) -> None:
 
 
 def open_tracker(study: Study, ledger: Ledger, results: Results) -> Tracker:
-    """The study's experiment, with the runs of its cells made. Raises ConfigError when the store does not answer."""
+    """The study's experiment, with the runs of its cells made. Raises ConfigError when the store does not answer.
+
+    Tried a few times: of two drivers that start together, one can trip over the other's rows.
+    """
     client = connect(results)
+    for patience in (0.2, 0.5, 1.0):
+        with contextlib.suppress(*UNREACHABLE):
+            return _prepared(Tracker(client, study, ledger, results))
+        time.sleep(patience)
     try:
-        tracker = Tracker(client, study, ledger, results)
-        tracker.prepare()
+        return _prepared(Tracker(client, study, ledger, results))
     except UNREACHABLE as error:
         raise refusal(results, "stopped", error) from error
+
+
+def _prepared(tracker: Tracker) -> Tracker:
+    tracker.prepare()
     return tracker
 
 
