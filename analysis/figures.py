@@ -152,11 +152,11 @@ def _plain_log_ticks(axis: Axis) -> None:
 def _legend(axes: Axes, source: Axes, title: str, amp: pd.DataFrame) -> None:
     axes.axis("off")
     handles, labels = source.get_legend_handles_labels()
-    settings = "; ".join(
+    settings = "\n".join(
         f"{symbol} (method.{name}) = {', '.join(f'{value:g}' for value in amp[f'method.{name}'].unique())}"
         for symbol, name in (("ζ", "inner_lr"), ("N", "inner_steps"))
     )
-    axes.legend(handles, labels, loc="center", title=f"{title}\n{settings}\nseeds: {amp['seed'].nunique()}")
+    axes.legend(handles, labels, loc="center", title=f"{title}\n{settings}\nseeds = {amp['seed'].nunique()}")
 
 
 def _cells(study: Study, frame: pd.DataFrame) -> Figure:
