@@ -84,7 +84,8 @@ def _make_database(path: Path) -> None:
         return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder) / path.name
-        _answering_client(f"{SQLITE}{fresh}")
+        # Hidden, for nothing is ever put into it: MLflow's first experiment, which comes with the tables.
+        _answering_client(f"{SQLITE}{fresh}").delete_experiment("0")
         with contextlib.suppress(FileExistsError):  # somebody else was first
             os.link(fresh, path)
 

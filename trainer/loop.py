@@ -35,7 +35,7 @@ class Diverged(ArithmeticError):  # noqa: N818  an outcome, as StopIteration is
 def train(
     trial: TrialConfig,
     machine: Machine,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochRecord]:
@@ -51,7 +51,8 @@ def train(
     """
     if trial.revision != REVISION:
         raise ConfigError(f"TrialConfig.revision = {trial.revision}: this code trains revision {REVISION}")
-    stored = load_checkpoint(checkpoint, trial.trial_id) if checkpoint else None
+    path = None if checkpoint is None else Path(checkpoint)
+    stored = load_checkpoint(path, trial.trial_id) if path else None
     records = list(stored.records) if stored else []
     diverged = stored.diverged if stored else None
     yield from records
@@ -60,7 +61,7 @@ def train(
         session = _Session(trial, machine)
         if stored:
             session.load_state(stored.state)
-        diverged = yield from _epochs(session, records, checkpoint, stop)
+        diverged = yield from _epochs(session, records, path, stop)
     if diverged is not None:
         raise Diverged(diverged)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 RESULTS_VARIABLE = "SWEEPS_RESULTS"
@@ -37,11 +37,11 @@ class Machine:
     """Where one trial runs.
 
     device: a torch device, ``cpu`` or ``cuda``.
-    data_dir: folder for data sets and their cached tensors; made when needed.
+    data_dir: folder for data sets and their cached tensors; made when needed. By default it lies under the results.
     threads: torch threads of the trial. Numbers are the same bit for bit only with the same number of threads.
     """
 
-    data_dir: Path
+    data_dir: Path = field(default_factory=lambda: Results.here().data)
     device: str = "cpu"
     threads: int = 1
 

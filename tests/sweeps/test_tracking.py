@@ -43,7 +43,7 @@ def test_one_experiment_a_study(desk: Desk) -> None:
     assert experiment.tags["mlflow.note.content"] == STUDY.question
     assert experiment.artifact_location == (desk.results.artifacts / "toy").as_uri()
     names = {found.name for found in desk.client.search_experiments()}
-    assert names == {"Default", "toy", "another"}
+    assert names == {"another", "toy"}
 
 
 def test_a_summary_then_a_run_a_cell_then_a_run_a_trial(desk: Desk) -> None:
