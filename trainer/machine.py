@@ -39,11 +39,13 @@ class Machine:
     device: a torch device, ``cpu`` or ``cuda``.
     data_dir: folder for data sets and their cached tensors; made when needed. By default it lies under the results.
     threads: torch threads of the trial. Numbers are the same bit for bit only with the same number of threads.
+    code_dir: folder where the module of a ``Custom`` network is looked for first, by default the working directory.
     """
 
     data_dir: Path = field(default_factory=lambda: Results.here().data)
     device: str = "cpu"
     threads: int = 1
+    code_dir: Path = field(default_factory=Path.cwd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.trials import BN_MLP, METHODS, SMALL_AMP, search_trial, tiny
-from trainer.config import Amp, Digits, Erm, Holdout, Method, Mlp, Mnist5k, TrialConfig, canonical_json, identity
+from trainer.config import (
+    Amp,
+    Augment,
+    ClipGradients,
+    Digits,
+    Erm,
+    Holdout,
+    Method,
+    Mlp,
+    Mnist5k,
+    Normalization,
+    PreActResNet18,
+    TrialConfig,
+    canonical_json,
+    identity,
+)
 from trainer.declaration import ConfigError, Declaration, added_later, flatten, unflatten
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +126,14 @@ def variants(declaration: Declaration, prefix: str = "") -> Iterator[tuple[str, 
                 assert field.name == "evaluate", "only this field's values depend on another field"
 
 
+OPTIONAL: dict[Any, Declaration] = {
+    Augment: Augment(flip="horizontal", crop_padding=4),
+    Normalization: Normalization(mean=(0.5,), std=(0.2,)),
+    ClipGradients: ClipGradients(max_norm=50.0),
+}
+"""A value of each field that is None unless one asks for more."""
+
+
 def others(value: Any, hint: Any) -> list[Any]:
     """Valid values of a field other than its own."""
     if typing.get_origin(hint) is Literal:
@@ -122,8 +145,12 @@ def others(value: Any, hint: Any) -> list[Any]:
             return [Erm()]
         case Digits():
             return [Mnist5k(digest=value.digest)]
-        case Mlp() | Holdout():
-            return []  # the only network; None goes with another ``evaluate``
+        case Mlp():
+            return [PreActResNet18()]
+        case Holdout():
+            return []  # None goes with another ``evaluate``
+        case None:
+            return [OPTIONAL[kind] for kind in typing.get_args(hint) if kind in OPTIONAL]
         case tuple():
             return [(*value, value[-1] + 1), value[:-1]]
         case str():
@@ -140,7 +167,8 @@ def test_every_change_of_a_field_changes_the_id() -> None:
     found = list(variants(trial))
     ids = [variant.trial_id for _, variant in found]
     assert len({trial.trial_id, *ids}) == 1 + len(ids)
-    assert {name for name, _ in found} == set(trial.params()) - {"model", "validation"}
+    later = {field.name for field in dataclasses.fields(trial) if field.name not in trial.params()}
+    assert {name for name, _ in found} == set(trial.params()) - {"validation"} | later
     assert written_out(validation=None, evaluate="test").trial_id not in {trial.trial_id, *ids}
 
 
@@ -175,7 +203,7 @@ class After(Declaration):
     clip: float = added_later(0.0)
     widths: tuple[int, ...] = added_later(())
     spread: Literal["others", "all"] = added_later("others")
-    second: Inner | None = added_later(None)  # noqa: RUF009
+    second: Inner | None = added_later(None)
 
 
 def test_a_field_added_later_keeps_the_identity_while_it_has_its_default() -> None:
@@ -246,8 +274,8 @@ def test_parameters_are_flat_and_named_as_the_fields_are() -> None:
         ({"gradient_clip": 50.0}, ["unknown parameter 'gradient_clip'", "TrialConfig"]),
         ({"method.tau": 1.0}, ["unknown parameter 'method.tau'", "Amp"]),
         ({"method": "Erm"}, ["unknown parameter 'method.", "Erm"]),
-        ({"method": "Adam"}, ["method = 'Adam'", "Erm, LabelSmoothing"]),
-        ({"dataset": "Cifar10"}, ["dataset = 'Cifar10'", "Mnist5k, Digits"]),
+        ({"method": "Adam"}, ["method = 'Adam'", "Erm, Dropout"]),
+        ({"dataset": "Cifar11"}, ["dataset = 'Cifar11'", "Mnist5k, Digits"]),
         ({"dataset": None}, ["dataset"]),
         ({"validation": None}, ["unknown parameter 'validation."]),
         ({"method.epsilon": -1}, ["Amp.epsilon = -1.0"]),
@@ -331,9 +359,9 @@ def holdout(**changes: Any) -> Holdout:
         (tiny, "lr_milestones", (1, 3), "(1, 3): must be rising and within [1, epochs = 3)"),
         (tiny, "evaluate", "test", "'test': must be one with 'val' exactly when validation is a Holdout"),
         (tiny, "evaluate", "train", "'train': must be one of 'val', 'test', 'val+test'"),
-        (tiny, "method", "Amp", "'Amp': must be Erm or LabelSmoothing"),
-        (tiny, "method", mlp(), "must be Erm or LabelSmoothing"),
-        (tiny, "method", Amp, "must be Erm or LabelSmoothing"),
+        (tiny, "method", "Amp", "'Amp': must be Erm or Dropout"),
+        (tiny, "method", mlp(), "must be Erm or Dropout"),
+        (tiny, "method", Amp, "must be Erm or Dropout"),
         (tiny, "model", None, "None: must be Mlp"),
         (tiny, "validation", 0.5, "0.5: must be Holdout or None"),
     ],

@@ -10,21 +10,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.config import Amp, Flooding, LabelSmoothing, Method, MixUp, Rmp, Sam
+from trainer.config import (
+    AdversarialTraining,
+    Amp,
+    ClipGradients,
+    Dropout,
+    Flooding,
+    LabelSmoothing,
+    Method,
+    MixUp,
+    Rmp,
+    Sam,
+)
+from trainer.data.pixels import PixelScale
 from trainer.data.splits import Examples
+from trainer.declaration import ConfigError
+from trainer.methods import base
+from trainer.methods.adversarial_training import AdversarialTrainingMethod
 from trainer.methods.mixup import MixUpMethod
 from trainer.methods.registry import build_method
 from trainer.methods.rmp import RmpMethod
 
-from .trials import METHODS
+from .trials import METHODS, built
 
 EXAMPLES, CLASSES = 30, 10
 
 
-def network(norm: bool = False) -> nn.Sequential:
+def network(norm: bool = False, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
     torch.manual_seed(0)
-    layers = [nn.Flatten(), nn.Linear(16, 8), *([nn.BatchNorm1d(8)] if norm else []), nn.Tanh(), nn.Linear(8, CLASSES)]
-    return nn.Sequential(*layers).double()
+    hidden = [nn.Linear(16, 8), *([nn.BatchNorm1d(8)] if norm else []), activation()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(8, CLASSES)).double()
+
+
+def attached(declared: Method, seed: int = 2) -> tuple[base.Method, nn.Sequential]:
+    """The method, and a network with BatchNorm and a ReLU that it is attached to."""
+    method, model = built(declared, noise(seed)), network(norm=True, activation=nn.ReLU)
+    method.attach(model)
+    return method, model
 
 
 def batch(seed: int = 1) -> Examples:
@@ -56,9 +78,9 @@ def by_hand(logits: Tensor, labels: Tensor, targets: Callable[[Tensor], Tensor])
 
 @pytest.mark.parametrize("declared", METHODS, ids=repr)
 def test_the_weights_are_theta_again_and_every_gradient_is_there(declared: Method) -> None:
-    model = network(norm=True)
+    method, model = attached(declared)
     before = weights(model)
-    loss = build_method(declared, noise()).backward(model, batch())
+    loss = method.backward(model, batch())
     assert torch.equal(weights(model), before)
     assert len(gradient(model)) == len(before)
     assert gradient(model).isfinite().all()
@@ -66,24 +88,24 @@ def test_the_weights_are_theta_again_and_every_gradient_is_there(declared: Metho
     assert not loss.requires_grad
 
 
-@pytest.mark.parametrize("declared", [d for d in METHODS if not isinstance(d, MixUp)], ids=repr)
+@pytest.mark.parametrize("declared", [d for d in METHODS if not isinstance(d, MixUp | Dropout)], ids=repr)
 def test_the_loss_is_the_clean_one(declared: Method) -> None:
-    model, examples, method = network(norm=True), batch(), build_method(declared, noise())
+    (method, model), examples = attached(declared), batch()
     loss = method.backward(model, examples)
-    twin = network(norm=True)
+    twin = network(norm=True, activation=nn.ReLU)
     torch.testing.assert_close(loss, method.criterion(twin(examples.images), examples.labels).detach())
 
 
 @pytest.mark.parametrize("declared", METHODS, ids=repr)
 def test_running_statistics_follow_the_passes_that_bn_stats_names(declared: Method) -> None:
-    model, examples = network(norm=True), batch()
-    build_method(declared, noise()).backward(model, examples)
+    (method, model), examples = attached(declared), batch()
+    method.backward(model, examples)
     twin = network(norm=True)
     twin(examples.images)
     norm, clean = model[2], twin[2]
     assert isinstance(norm, nn.BatchNorm1d)
     assert isinstance(clean, nn.BatchNorm1d)
-    counted = {"clean": 1, "perturbed": 1}.get(getattr(declared, "bn_stats", "clean"))
+    counted = {"clean": 1, "perturbed": 1, "adversarial": 1}.get(getattr(declared, "bn_stats", "clean"))
     passes = declared.inner_steps + 1 if isinstance(declared, Amp) else 2
     assert norm.num_batches_tracked == (counted or passes)
     if isinstance(declared, MixUp) or getattr(declared, "bn_stats", "clean") != "clean":
@@ -96,14 +118,15 @@ def test_running_statistics_follow_the_passes_that_bn_stats_names(declared: Meth
 @pytest.mark.parametrize("declared", METHODS, ids=repr)
 def test_noise_comes_from_the_methods_own_stream(declared: Method) -> None:
     def found(seed: int) -> Tensor:
-        model, examples = network(), batch()
+        (method, model), examples = attached(declared, seed), batch()
         callers = torch.get_rng_state()
-        build_method(declared, noise(seed)).backward(model, examples)
+        method.backward(model, examples)
         assert torch.equal(torch.get_rng_state(), callers)
         return gradient(model)
 
     assert torch.equal(found(2), found(2))
-    assert torch.equal(found(2), found(3)) == (not isinstance(declared, MixUp | Rmp))
+    draws = isinstance(declared, MixUp | Rmp | Dropout) or getattr(declared, "start", None) == "random"
+    assert torch.equal(found(2), found(3)) == (not draws)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +226,123 @@ def test_sam_by_hand() -> None:
     nn.utils.vector_to_parameters(moved, twin.parameters())
     expected = gradient_of(twin, functional.cross_entropy(twin(examples.images), examples.labels))
     torch.testing.assert_close(gradient(model), expected, rtol=1e-9, atol=1e-14)
+
+
+def dropout_by_hand(model: nn.Sequential, examples: Examples, rate: float) -> Tensor:
+    """Logits of the network with its one ReLU's outputs dropped, scaled so that their mean stays."""
+    flatten, first, relu, last = model
+    active = relu(first(flatten(examples.images)))
+    mask = torch.empty_like(active).bernoulli_(1 - rate, generator=noise())
+    return last(active * mask / (1 - rate))  # type: ignore[no-any-return]
+
+
+def test_dropout_by_hand_and_in_training_alone() -> None:
+    method, model, examples = built(Dropout(rate=0.3), noise()), network(activation=nn.ReLU), batch()
+    method.attach(model)
+    loss = method.backward(model, examples)
+    twin = network(activation=nn.ReLU)
+    expected = functional.cross_entropy(dropout_by_hand(twin, examples, 0.3), examples.labels)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient(model), gradient_of(twin, expected), rtol=1e-10, atol=1e-14)
+    assert torch.equal(model.eval()(examples.images), twin.eval()(examples.images))
+    assert list(model.state_dict()) == list(twin.state_dict())
+
+
+def test_dropouts_rate_is_the_share_that_is_dropped_and_each_batch_draws_anew() -> None:
+    model = nn.Sequential(nn.ReLU())
+    built(Dropout(rate=0.1), noise()).attach(model)
+    one, other = (model(torch.ones(100_000)) for _ in range(2))
+    assert (one == 0).float().mean().item() == pytest.approx(0.1, abs=0.005)
+    assert one.unique().tolist() == pytest.approx([0, 1 / 0.9])
+    assert not torch.equal(one, other)
+
+
+def test_dropout_refuses_a_network_without_a_place_for_it() -> None:
+    with pytest.raises(ConfigError, match=r"Dropout.*no torch\.nn\.ReLU module"):
+        built(Dropout(rate=0.1)).attach(network())
+
+
+SCALE = PixelScale(torch.full((1, 1, 1, 1), 100.0), torch.full((1, 1, 1, 1), 50.0), levels=255)
+RELEASED = AdversarialTraining(
+    step=1.0, unit="normalized", start="random", gradient_mode="eval", clip="none", bn_stats="adversarial"
+)
+
+
+def dark(seed: int = 1) -> Examples:
+    """Normalised images, with pixels at the lowest and at the highest level among them."""
+    examples = batch(seed)
+    levels = (examples.images * 90 + 128).clamp(0, 255)
+    return Examples((levels - 100) / 50, examples.labels)
+
+
+def adversarial(settings: AdversarialTraining) -> AdversarialTrainingMethod:
+    return AdversarialTrainingMethod(settings, noise(), SCALE)
+
+
+@pytest.mark.parametrize("step", [1.0, 8.0])
+def test_fgsm_moves_each_pixel_by_a_step_of_levels_up_the_slope_and_stays_valid(step: float) -> None:
+    model, examples = network(), dark()
+    moved = adversarial(AdversarialTraining(step=step)).adversarial(model, examples)
+    images = examples.images.clone().requires_grad_()
+    slope = torch.autograd.grad(functional.cross_entropy(network()(images), examples.labels), images)[0]
+    levels = examples.images * 50 + 100
+    expected = (levels + step * slope.sign()).clamp(0, 255)
+    torch.testing.assert_close(moved * 50 + 100, expected, rtol=0, atol=1e-4)
+    assert ((expected == 0) | (expected == 255)).any()
+    assert ((expected - levels).abs() < step - 1e-9).any()  # some are held back by the valid range
+
+
+def test_the_network_is_trained_on_the_adversarial_images_alone() -> None:
+    model, examples = network(), dark()
+    method = adversarial(AdversarialTraining(step=3.0))
+    method.backward(model, examples)
+    twin = network()
+    moved = adversarial(AdversarialTraining(step=3.0)).adversarial(twin, examples)
+    expected = gradient_of(twin, functional.cross_entropy(twin(moved), examples.labels))
+    torch.testing.assert_close(gradient(model), expected, rtol=1e-9, atol=1e-14)
+
+
+def test_as_released_the_step_is_of_normalised_units_from_a_random_start_and_unclipped() -> None:
+    model, examples = network(norm=True), dark()
+    moved = adversarial(RELEASED).adversarial(model, examples)
+    radius = 1 / 255
+    start = 2 * torch.rand(examples.images.shape, generator=noise()).double() - 1
+    images = (examples.images + radius * start).requires_grad_()
+    twin = network(norm=True).eval()
+    slope = torch.autograd.grad(functional.cross_entropy(twin(images), examples.labels), images)[0]
+    expected = (images.detach() + radius * slope.sign()).clamp(examples.images - radius, examples.images + radius)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-7)
+    assert (moved * 50 + 100 > 255).any()
+    assert model.training
+    assert model[2].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("scale", [None, SCALE._replace(levels=None)])
+def test_adversarial_training_refuses_what_has_no_pixel_levels(scale: PixelScale | None) -> None:
+    with pytest.raises(ConfigError, match="AdversarialTraining: needs images"):
+        build_method(AdversarialTraining(step=1.0), noise(), scale)
+
+
+@pytest.mark.parametrize("declared", [Amp(epsilon=10.0, inner_lr=0.1, inner_steps=2), Sam(rho=0.1), Rmp(epsilon=0.1)])
+def test_every_pass_is_clipped_where_that_is_declared(declared: Method) -> None:
+    """With a bound that no gradient reaches nothing changes; with a small one each pass has that norm."""
+
+    def found(clip: ClipGradients | None) -> tuple[Tensor, float]:
+        model = network()
+        method = build_method(declared, noise(), clip=clip)
+        method.backward(model, batch())
+        return gradient(model), method.observations().get("amp/delta_norm", 0.0)
+
+    free, norm = found(None)
+    loose, _ = found(ClipGradients(max_norm=1e6, passes="every"))
+    tight, clipped_norm = found(ClipGradients(max_norm=1e-3, passes="every"))
+    outer, outer_norm = found(ClipGradients(max_norm=1e-3, passes="outer"))
+    torch.testing.assert_close(loose, free, rtol=1e-12, atol=0)
+    assert tight.norm().item() == pytest.approx(1e-3, rel=1e-2)
+    assert torch.equal(outer, free)  # the optimizer's gradient is the loop's to clip
+    assert outer_norm == norm
+    if isinstance(declared, Amp):
+        assert clipped_norm == pytest.approx(2 * 0.1 * 1e-3, rel=1e-2)
 
 
 def penalised(penalty: Callable[[Tensor], Tensor]) -> Tensor:

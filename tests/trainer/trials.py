@@ -6,8 +6,28 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+
 from search_spaces import recipes
-from trainer.config import Amp, Erm, Flooding, LabelSmoothing, Method, MixUp, Mlp, Rmp, Sam, TrialConfig
+from trainer.config import (
+    AdversarialTraining,
+    Amp,
+    Dropout,
+    Erm,
+    Flooding,
+    LabelSmoothing,
+    Method,
+    MixUp,
+    Mlp,
+    Rmp,
+    Sam,
+    TrialConfig,
+)
+from trainer.data.load import TrialData
+from trainer.data.pixels import PixelScale
+from trainer.data.splits import Examples, Subset
+from trainer.methods import base
+from trainer.methods.registry import build_method
 from trainer.records import EpochRecord
 
 BATCHES = 8
@@ -17,6 +37,11 @@ SMALL_AMP = Amp(epsilon=0.1)
 BN_MLP = Mlp(hidden=(16,), norm="batch")
 METHODS: tuple[Method, ...] = (
     Erm(),
+    Dropout(rate=0.1),
+    AdversarialTraining(step=1.0),
+    AdversarialTraining(
+        step=1.0, unit="normalized", start="random", gradient_mode="eval", clip="none", bn_stats="adversarial"
+    ),
     SMALL_AMP,
     Amp(epsilon=0.1, inner_steps=2, ball="per_tensor", bn_stats="all"),
     LabelSmoothing(smoothing=0.2),
@@ -40,6 +65,20 @@ def tiny(method: Method | None = None, seed: int = 0, **changes: Any) -> TrialCo
 def search_trial(method: Method | None = None) -> TrialConfig:
     """The one that never reads the test set."""
     return tiny(method, evaluate="val")
+
+
+def seen(data: TrialData, part: Subset) -> Examples:
+    """A whole part as the network sees it."""
+    stored = part.stored.take(part.index)
+    return Examples(data.scale.normalize(stored.images), stored.labels)
+
+
+UNIT_SCALE = PixelScale(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), levels=16)
+
+
+def built(method: Method, noise: torch.Generator | None = None) -> base.Method:
+    """The method on its own, for images whose levels are the numbers that a network sees."""
+    return build_method(method, noise or torch.Generator(), UNIT_SCALE)
 
 
 def numbers(records: Iterable[EpochRecord]) -> list[dict[str, float]]:

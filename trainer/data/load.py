@@ -1,4 +1,4 @@
-"""The data of one trial: loaded, verified against the declared digest, split, normalised and moved to the device."""
+"""The data of one trial: loaded, verified against the declared digest, and split."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from trainer.config import Dataset, TrialConfig
-from trainer.data.sources import CLASSES, SOURCES
-from trainer.data.splits import Examples, digest, hold_out
+from trainer.data.pixels import PixelScale, declared_scale, measured_scale
+from trainer.data.sources import CLASSES, LEVELS, SOURCES
+from trainer.data.splits import Examples, Subset, digest, hold_out
 from trainer.declaration import ConfigError
 from trainer.files import write_atomically
 from trainer.machine import Machine
@@ -21,44 +21,46 @@ Part = Literal["train", "test"]
 
 
 class TrialData(NamedTuple):
-    """Normalised float32 images on the trial's device. ``val`` and ``test`` are None where the trial has none."""
+    """Stored images on the CPU, and the scale that turns them into what the network sees, on the trial's device.
 
-    train: Examples
-    val: Examples | None
-    test: Examples | None
+    ``val`` and ``test`` are None where the trial has none.
+    """
+
+    train: Subset
+    val: Subset | None
+    test: Subset | None
     classes: int
+    scale: PixelScale
 
 
 def load(trial: TrialConfig, machine: Machine) -> TrialData:
     """The data that ``trial`` trains on and is evaluated on; a search trial's test set is not even opened.
 
     (The first trial on a machine fills the cache, for which the package that ships a set is read as a whole.)
-    Normalised with mean and standard deviation of the training part's pixels, a number a channel. Raises ConfigError
-    when the data are not those that the declaration names.
+    Raises ConfigError when the data are not those that the declaration names.
     """
-    train, val, test = _load_part(trial.dataset, "train", machine.data_dir), None, None
+    train, val, test = _whole(_load_part(trial.dataset, "train", machine.data_dir)), None, None
     if trial.validation is not None:
-        train, val = hold_out(train, trial.validation)
+        kept, held_out = hold_out(train.labels, trial.validation)
+        train, val = Subset(train.stored, kept), Subset(train.stored, held_out)
     if "test" in trial.evaluate:
-        test = _load_part(trial.dataset, "test", machine.data_dir)
-    mean, deviation = _pixel_statistics(train.images)
-
-    def prepare(examples: Examples | None) -> Examples | None:
-        if examples is None:
-            return None
-        images = (examples.images.float() - mean) / deviation
-        return Examples(images.to(machine.device), examples.labels.to(machine.device))
-
-    prepared = prepare(train)
-    assert prepared is not None
-    return TrialData(prepared, prepare(val), prepare(test), CLASSES[type(trial.dataset)])
+        test = _whole(_load_part(trial.dataset, "test", machine.data_dir))
+    scale = _scale(trial, train).to(machine.device)
+    return TrialData(train, val, test, CLASSES[type(trial.dataset)], scale)
 
 
-def _pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [1, channels, 1, 1], in float64 so that no order of summation shows."""
-    pixels = images.double()
-    over = (0, 2, 3)
-    return pixels.mean(over, keepdim=True).float(), pixels.std(over, keepdim=True, correction=0).float()
+def _whole(examples: Examples) -> Subset:
+    return Subset(examples, torch.arange(len(examples.labels)))
+
+
+def _scale(trial: TrialConfig, train: Subset) -> PixelScale:
+    """As declared, else from the training part alone. Raises ConfigError for constants of another kind of image."""
+    levels, declared = LEVELS[type(trial.dataset)], trial.normalization
+    if declared is None:
+        return measured_scale(train, levels)
+    channels = train.stored.images.shape[1]
+    declared.require(len(declared.mean) == channels, "mean", f"a number for each of {channels} channels")
+    return declared_scale(declared, levels)
 
 
 @functools.lru_cache(maxsize=8)

@@ -47,3 +47,5 @@ def _split(examples: Examples, train_size: int) -> tuple[Examples, Examples]:
 
 SOURCES: dict[type[Dataset], Callable[[], tuple[Examples, Examples]]] = {Mnist5k: mnist5k, Digits: digits}
 CLASSES: dict[type[Dataset], int] = {Mnist5k: 10, Digits: 10}
+LEVELS: dict[type[Dataset], int | None] = {Mnist5k: 255, Digits: 16}
+"""The highest level of a pixel; None for what is no image."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +24,26 @@ class Examples(NamedTuple):
         return Examples(self.images[index], self.labels[index])
 
 
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """The examples at ``index`` (int64 [n]) of ``stored``, which trials share and nobody changes: no copy is made."""
+
+    stored: Examples
+    index: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [n], in the order of ``index``."""
+        return self.stored.labels[self.index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
 def digest(examples: Examples) -> str:
     """First 16 hex digits of SHA-256 over shape, pixels and labels, in order."""
     content = hashlib.sha256(repr(tuple(examples.images.shape)).encode())
-    content.update(examples.images.numpy().tobytes())
+    content.update(examples.images.contiguous().numpy().data)
     content.update(examples.labels.numpy().astype("<i8").tobytes())
     return content.hexdigest()[:16]
 
@@ -57,10 +74,10 @@ def _shares(labels: Tensor, size: int) -> dict[int, int]:
     return shares
 
 
-def hold_out(examples: Examples, holdout: Holdout) -> tuple[Examples, Examples]:
-    """Training part and validation part of ``examples``, stratified by class. Raises ConfigError if one is empty."""
-    total = len(examples.labels)
+def hold_out(labels: Tensor, holdout: Holdout) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the validation part, stratified by class. Raises ConfigError if one is empty."""
+    total = len(labels)
     size = round(holdout.fraction * total)
     holdout.require(0 < size < total, "fraction", f"such that of {total} images some are held out and some are not")
-    held_out, kept = stratified(examples.labels, size, holdout.seed)
-    return examples.take(kept), examples.take(held_out)
+    held_out, kept = stratified(labels, size, holdout.seed)
+    return kept, held_out

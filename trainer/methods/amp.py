@@ -53,28 +53,32 @@ def amp_gradient(
     return amp_step(closure, parameters, settings).loss
 
 
-def amp_step(closure: Callable[[], Tensor], parameters: Iterable[Tensor], settings: Amp) -> AmpStep:
-    """``amp_gradient``, returning what happened as well."""
+def amp_step(
+    closure: Callable[[], Tensor], parameters: Iterable[Tensor], settings: Amp, max_norm: float | None = None
+) -> AmpStep:
+    """``amp_gradient``, returning what happened as well. max_norm: clips the gradient of each of the N + 1 passes."""
     listed = [parameters] if isinstance(parameters, Tensor) else parameters
     theta = [parameter for parameter in dict.fromkeys(listed) if parameter.requires_grad]
     if not theta:
         raise ValueError("amp_gradient: no parameter requires a gradient: nothing to perturb")
     with restored(theta) as origin:
-        step = _ascend(closure, theta, origin, settings)
-        gradients(closure, theta)
+        step = _ascend(lambda: gradients(closure, theta, max_norm), theta, origin, settings)
+        gradients(closure, theta, max_norm)
     return step
 
 
-def _ascend(closure: Callable[[], Tensor], theta: list[Tensor], origin: list[Tensor], settings: Amp) -> AmpStep:
+def _ascend(
+    slope: Callable[[], tuple[Tensor, list[Tensor]]], theta: list[Tensor], origin: list[Tensor], settings: Amp
+) -> AmpStep:
     """The N inner steps (Algorithm 1, lines 4 to 11); leaves θ+Δ in ``theta``. Δ itself is dropped on return."""
-    loss, delta = gradients(closure, theta)
+    loss, delta = slope()
     clips = []
     for step in range(settings.inner_steps):
         with torch.no_grad():
             if step == 0:
                 torch._foreach_mul_(delta, settings.inner_lr)
             else:
-                torch._foreach_add_(delta, gradients(closure, theta)[1], alpha=settings.inner_lr)
+                torch._foreach_add_(delta, slope()[1], alpha=settings.inner_lr)
                 torch._foreach_copy_(theta, origin)
             norm, clipped = _clip(delta, settings)
             clips.append(clipped)
@@ -110,7 +114,7 @@ class AmpMethod(Method):
             with running_stats_frozen(model, perturbed and self.settings.bn_stats == "clean"):
                 return self.criterion(model(batch.images), batch.labels)
 
-        step = amp_step(closure, model.parameters(), self.settings)
+        step = amp_step(closure, model.parameters(), self.settings, self.max_norm)
         self._steps.append(step)
         return step.loss
 

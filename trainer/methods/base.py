@@ -15,7 +15,15 @@ from trainer.data.splits import Examples
 
 
 class Method(ABC):
-    """One regularizer. It keeps no state that a checkpoint would have to hold, only sums over the running epoch."""
+    """One regularizer. It keeps no state that a checkpoint would have to hold, only sums over the running epoch.
+
+    max_norm: what the norm of the gradient of every pass is brought down to, or None for no clipping.
+    """
+
+    max_norm: float | None = None
+
+    def attach(self, model: nn.Module) -> None:  # noqa: B027  most methods act outside the network
+        """Change ``model`` where the method acts inside the network; once, before training. Raises ConfigError."""
 
     @abstractmethod
     def backward(self, model: nn.Module, batch: Examples) -> Tensor:
@@ -30,7 +38,9 @@ class Method(ABC):
         return {}
 
 
-def gradients(closure: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def gradients(
+    closure: Callable[[], Tensor], parameters: Sequence[Tensor], max_norm: float | None = None
+) -> tuple[Tensor, list[Tensor]]:
     """Run ``closure`` and backward; return its loss, detached, and the gradients, which are also in ``.grad``.
 
     Replaces what was in ``.grad``. A parameter that the loss does not depend on has gradient zero. Backward, not
@@ -46,6 +56,8 @@ def gradients(closure: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tu
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         found.append(parameter.grad)
+    if max_norm is not None:
+        nn.utils.clip_grad_norm_(list(parameters), max_norm, foreach=True)
     return loss.detach(), found
 
 

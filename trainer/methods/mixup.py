@@ -33,7 +33,7 @@ class MixUpMethod(Method):
             other = functional.cross_entropy(logits, batch.labels[partner], reduction="none")
             return (share * own + (1 - share) * other).mean()
 
-        return gradients(closure, trained_parameters(model))[0]
+        return gradients(closure, trained_parameters(model), self.max_norm)[0]
 
     def _draw(self, examples: int) -> tuple[Tensor, Tensor]:
         """λ ~ Beta(α, α) for each example, from two gamma variables, and each example's partner."""

@@ -33,7 +33,7 @@ class RmpMethod(Method):
         with restored(theta), running_stats_frozen(model, clean_moves):
             with torch.no_grad():
                 torch._foreach_add_(theta, self.perturbation(theta))
-            gradients(closure, theta)
+            gradients(closure, theta, self.max_norm)
         return loss
 
     def perturbation(self, theta: list[Tensor]) -> list[Tensor]:

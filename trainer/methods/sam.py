@@ -28,12 +28,12 @@ class SamMethod(Method):
             return self.criterion(model(batch.images), batch.labels)
 
         with restored(theta):
-            loss, ascent = gradients(closure, theta)
+            loss, ascent = gradients(closure, theta, self.max_norm)
             with torch.no_grad():
                 norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(ascent)))
                 torch._foreach_mul_(ascent, self.settings.rho / (norm + TINY))
                 torch._foreach_add_(theta, ascent)
             del ascent  # or there would be two gradients at a time
             with running_stats_frozen(model, self.settings.bn_stats == "clean"):
-                gradients(closure, theta)
+                gradients(closure, theta, self.max_norm)
         return loss
