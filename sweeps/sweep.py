@@ -34,6 +34,12 @@ class Sweep:
         return self.ledger.rows(self.trial_ids)
 
     @property
+    def code_dir(self) -> Path:
+        """Where a study's own modules lie: beside its file, as for a script."""
+        own = Path(self.reference)
+        return own.resolve().parent if own.suffix == ".py" else Path.cwd()
+
+    @property
     def how_to_go_on(self) -> str:
         """What an interrupted run says last."""
         return f"Interrupted; what was trained is kept. To go on: make sweep {self.named}"

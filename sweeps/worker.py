@@ -16,6 +16,7 @@ from typing import Any
 from ray import tune
 
 from trainer.config import TrialConfig
+from trainer.declaration import ConfigError
 from trainer.machine import Machine
 from trainer.records import EpochRecord
 
@@ -26,7 +27,7 @@ REPORT_EVERY_SECONDS = 5.0  # a report costs the driver some milliseconds, an ep
 class Report:
     """A worker's message: records that are on disk and, in the last one, the outcome.
 
-    outcome: ``finished``, ``diverged``, ``failed`` or ``stopped``; None while the trial goes on.
+    outcome: ``finished``, ``diverged``, ``failed``, ``out_of_memory`` or ``stopped``; None while the trial goes on.
     """
 
     records: tuple[EpochRecord, ...]
@@ -49,7 +50,7 @@ def job(params: str, checkpoint: Path, machine: Machine, stop_file: Path) -> dic
 
     params: the canonical JSON of the trial's parameters. stop_file: once it exists the trial ends at its next batch.
     """
-    facts = {name: str(getattr(machine, name)) for name in ("data_dir", "device", "threads")}
+    facts = {name: str(getattr(machine, name)) for name in ("data_dir", "device", "threads", "code_dir")}
     return {"params": params, "checkpoint": str(checkpoint), "stop_file": str(stop_file), **facts}
 
 
@@ -66,10 +67,15 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def _train(config: dict[str, Any], pending: list[EpochRecord]) -> tuple[str, str | None]:
-    from trainer.loop import Diverged, train
+    from trainer.loop import Diverged, OutOfMemory, train
 
     trial = TrialConfig.from_params(json.loads(config["params"]))
-    machine = Machine(data_dir=Path(config["data_dir"]), device=config["device"], threads=int(config["threads"]))
+    machine = Machine(
+        data_dir=Path(config["data_dir"]),
+        device=config["device"],
+        threads=int(config["threads"]),
+        code_dir=Path(config["code_dir"]),
+    )
     stop_file, reported, epochs = config["stop_file"], time.monotonic(), 0
     try:
         for record in train(trial, machine, Path(config["checkpoint"]), stop=lambda: os.path.exists(stop_file)):
@@ -81,6 +87,10 @@ def _train(config: dict[str, Any], pending: list[EpochRecord]) -> tuple[str, str
                 reported = time.monotonic()
     except Diverged as error:
         return "diverged", str(error)
+    except OutOfMemory as error:
+        return "out_of_memory", str(error)
+    except ConfigError as error:
+        return "failed", str(error)
     return ("finished" if epochs == trial.epochs else "stopped"), None
 
 

@@ -107,7 +107,8 @@ def _memory_errors(trial: TrialConfig, machine: Machine) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+        typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not typed and "can't allocate memory" not in str(error):  # how the CPU's allocator says it
             raise
         raise OutOfMemory(
             f"out of memory on {machine.device}: train fewer trials at a time, or declare a batch_size below"

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 import trainer.loop
 from tests.trainer.trials import BATCHES, BN_MLP, METHODS, SMALL_AMP, after, built, numbers, search_trial, seen, tiny
 from trainer.checkpoint import load_checkpoint
-from trainer.config import REVISION, Amp, Erm, Holdout, Method, Mlp, TrialConfig
+from trainer.config import REVISION, Amp, ClipGradients, Erm, Holdout, Method, Mlp, TrialConfig
 from trainer.data.load import load
 from trainer.data.splits import Examples
 from trainer.declaration import ConfigError
-from trainer.loop import Diverged, train
+from trainer.loop import Diverged, OutOfMemory, train
 from trainer.machine import Machine
 from trainer.metrics import classification_metrics
 from trainer.models.registry import build_model
@@ -228,9 +228,21 @@ def test_the_training_criterion_is_the_mean_over_examples(machine: Machine, monk
     assert record.metrics["train/criterion"] == pytest.approx(sum(losses) / 400, rel=1e-6)
 
 
-def test_erm_is_plain_sgd_with_momentum_weight_decay_and_milestones(machine: Machine, path: Path) -> None:
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("max_norm", [None, 0.05])
+def test_erm_is_plain_sgd_with_momentum_weight_decay_and_milestones(
+    machine: Machine, path: Path, nesterov: bool, max_norm: float | None
+) -> None:
     """Written out with tensors: η, μ and λ reach the weights as §5.1 has them."""
-    trial = tiny(model=LINEAR, momentum=0.9, weight_decay=0.01, lr=0.05, lr_decay=0.1)
+    trial = tiny(
+        model=LINEAR,
+        momentum=0.9,
+        weight_decay=0.01,
+        lr=0.05,
+        lr_decay=0.1,
+        momentum_form="nesterov" if nesterov else "classical",
+        clip_gradients=ClipGradients(max_norm=max_norm) if max_norm else None,
+    )
     list(train(trial, machine, path))
     data, order = load(trial, machine), generator(trial.seed, "order")
     images, labels = seen(data, data.train)
@@ -242,14 +254,56 @@ def test_erm_is_plain_sgd_with_momentum_weight_decay_and_milestones(machine: Mac
         for index in torch.split(torch.randperm(400, generator=order), 50):
             loss = nn.functional.cross_entropy(network(images[index]), labels[index])
             gradients = torch.autograd.grad(loss, weights)
+            norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+            shrink = min(1.0, max_norm / norm) if max_norm else 1.0
             with torch.no_grad():
                 for weight, gradient, speed in zip(weights, gradients, velocity, strict=True):
-                    speed.mul_(0.9).add_(gradient + 0.01 * weight)
-                    weight.sub_(rate * speed)
+                    slope = shrink * gradient + 0.01 * weight
+                    speed.mul_(0.9).add_(slope)
+                    weight.sub_(rate * (slope + 0.9 * speed if nesterov else speed))
     checkpoint = load_checkpoint(path, trial.trial_id)
     assert checkpoint is not None
     for found, expected in zip(checkpoint.state["model"].values(), weights, strict=True):
         torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def without_memory(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("place", ["load", "batches"])
+def test_out_of_memory_says_what_to_change(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+) -> None:
+    monkeypatch.setattr(trainer.loop, place, without_memory(error))
+    with pytest.raises(OutOfMemory, match=r"out of memory on cpu: .*fewer trials.*batch_size below 50.*bfloat16") as e:
+        list(train(tiny(), machine))
+    assert e.value.__cause__ is error
+    assert "\n" not in str(e.value)
+
+
+def test_what_a_machine_really_cannot_allocate_is_out_of_memory(machine: Machine) -> None:
+    with pytest.raises(OutOfMemory, match="out of memory on cpu"):
+        list(train(tiny(model=Mlp(hidden=(2**46,), norm="none")), machine))
+
+
+def test_other_errors_are_not_taken_for_memory(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.loop, "load", without_memory(RuntimeError("shapes do not fit")))
+    with pytest.raises(RuntimeError, match="shapes do not fit") as caught:
+        list(train(tiny(), machine))
+    assert not isinstance(caught.value, OutOfMemory)
 
 
 def test_threads_are_those_of_the_machine(data_dir: Path) -> None:
