@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from tests.trainer import reference
 from trainer.config import Amp, Erm
 from trainer.data.splits import Examples
 from trainer.methods.amp import AmpMethod, amp_gradient, amp_step
+from trainer.methods.base import gradients
 from trainer.methods.registry import build_method
 
 Ball = Literal["global", "per_tensor"]
@@ -353,6 +355,78 @@ def test_methods_do_not_synchronise_in_a_batch(declared: Erm | Amp) -> None:
     model, method, examples = smooth_network(norm=nn.BatchNorm1d(6)), build_method(declared, torch.Generator()), batch()
     with NoSynchronisation():
         method.backward(model, examples)
+
+
+# ---- What it costs: operations and memory, counted
+
+
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts dispatched operations, and the bytes that tensors made meanwhile hold at their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = self.held = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        outputs = func(*args, **(kwargs or {}))
+        for tensor in outputs if isinstance(outputs, tuple | list) else [outputs]:
+            if isinstance(tensor, Tensor) and func._schema.name not in ("aten::detach", "aten::view", "aten::t"):
+                self._hold(tensor.untyped_storage())
+        return outputs
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.held += size
+            self.peak = max(self.peak, self.held)
+            weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.held -= size
+
+
+def deep_network(layers: int) -> nn.Sequential:
+    return nn.Sequential(*[nn.Linear(8, 8) for _ in range(layers)])
+
+
+@every_ball
+def test_the_optimizers_side_is_at_most_20_operations_however_many_tensors(ball: Ball) -> None:
+    found = []
+    for layers in (2, 40):
+        model, images = deep_network(layers), torch.randn(5, 8)
+
+        def closure(model: nn.Module = model, images: Tensor = images) -> Tensor:
+            return model(images).square().sum()  # type: ignore[no-any-return]
+
+        with Counted() as passes:
+            for _ in range(2):
+                gradients(closure, list(model.parameters()))
+        with Counted() as step:
+            amp_gradient(closure, model.parameters(), epsilon=0.5, inner_lr=1.0, ball=ball)
+        found.append(step.operations - passes.operations)
+    assert found[0] == found[1] <= 20
+
+
+@every_ball
+@pytest.mark.parametrize(("n", "bound"), [(1, 1.2), (2, 2.2), (3, 2.2)])
+def test_extra_memory(ball: Ball, n: int, bound: float) -> None:
+    """Beside what a plain pass holds at its peak, in multiples of the parameters; few activations, many weights."""
+    model, images = nn.Sequential(*[nn.Linear(200, 200) for _ in range(10)]), torch.randn(2, 200)
+    size = sum(parameter.nbytes for parameter in model.parameters())
+
+    def closure() -> Tensor:
+        return model(images).square().sum()  # type: ignore[no-any-return]
+
+    with Counted() as plain:
+        gradients(closure, list(model.parameters()))
+    with Counted() as step:
+        amp_gradient(closure, model.parameters(), epsilon=0.5, inner_lr=1.0, inner_steps=n, ball=ball)
+    assert plain.peak >= size
+    assert 0.9 < (step.peak - plain.peak) / size < bound
 
 
 # ---- The ball, whatever the numbers
