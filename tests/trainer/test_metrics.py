@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from trainer.metrics import ClassificationMetrics, classification_metrics
 
@@ -185,3 +186,26 @@ def test_the_order_of_examples_does_not_matter(case: tuple[Tensor, Tensor], rand
     order = list(range(len(labels)))
     random.shuffle(order)  # type: ignore[attr-defined]
     assert_near(classification_metrics(logits[order], labels[order]), classification_metrics(logits, labels))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_ece_is_torchmetrics_where_no_confidence_is_a_bins_edge(classes: int, scale: float) -> None:
+    logits, labels = normal(3000, classes, scale)
+    probabilities = logits.softmax(dim=1)
+    theirs = multiclass_calibration_error(probabilities, labels, num_classes=classes, n_bins=BINS, norm="l1")
+    assert (probabilities.max(dim=1).values < 1).all()
+    assert classification_metrics(logits, labels).ece == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_ece_differs_from_torchmetrics_by_its_bins_edges_alone() -> None:
+    """Their bins are [lo, hi) with one more for 1.0; ours (lo, hi]: an example on the edge 0.8 counts below it."""
+    confidence = torch.tensor([0.8] * 10 + [0.79] * 10 + [0.81] * 10, dtype=torch.float64)
+    logits = torch.stack([confidence, 1 - confidence], dim=1).log()
+    labels = torch.tensor([0] * 10 + [0] * 10 + [1] * 10)
+    ours = classification_metrics(logits, labels).ece
+    below = abs(0.8 * 10 + 0.79 * 10 - 20) / 30 + 0.81 * 10 / 30  # 0.8 with 0.79
+    above = abs(0.79 * 10 - 10) / 30 + abs(0.8 * 10 + 0.81 * 10 - 10) / 30  # 0.8 with 0.81
+    theirs = multiclass_calibration_error(logits.softmax(1).clamp(max=1), labels, num_classes=2, n_bins=BINS)
+    assert ours == pytest.approx(below, abs=1e-9)
+    assert theirs.item() == pytest.approx(above, abs=1e-6)
