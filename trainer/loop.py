@@ -122,7 +122,7 @@ class _Session:
     def __init__(self, trial: TrialConfig, machine: Machine) -> None:
         self.trial, self.machine = trial, machine
         self.data = load(trial, machine)
-        self.model = _model(trial, machine, self.data)
+        self.model = initial_model(trial, machine, self.data)
         self.noise = generator(trial.seed, "noise", machine.device)
         self.method = build_method(trial.method, self.noise, self.data.scale, trial.clip_gradients)
         self.method.attach(self.model)
@@ -219,7 +219,7 @@ class _Session:
             )
 
 
-def _model(trial: TrialConfig, machine: Machine, data: TrialData) -> nn.Module:
+def initial_model(trial: TrialConfig, machine: Machine, data: TrialData) -> nn.Module:
     """The trial's network with its initial weights, on the device, in the trial's precision and memory format."""
     shape = data.train.stored.images.shape[1:]
     model = build_model(trial.model, shape, data.classes, stream_seed(trial.seed, "init"), machine.code_dir)

@@ -84,6 +84,10 @@ class Results:
         """The file that holds a trial's state and all its records."""
         return self.root / "checkpoints" / f"{trial_id}.pt"
 
+    def measurement(self, trial_id: str, probe_id: str) -> Path:
+        """The file that holds what a probe measured of a trial."""
+        return self.root / "probes" / trial_id / f"{probe_id}.npz"
+
     def report(self, study: str) -> Path:
         """The folder of a study's tables and figures."""
         return self.root / "reports" / study

@@ -37,9 +37,14 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> ClassificationMetr
     return ClassificationMetrics(*torch.stack([wrong.mean(), nll, ece]).tolist())
 
 
+def confidence_bins(confidence: Tensor, bins: int = ECE_BINS) -> Tensor:
+    """The equal-width bin (lo, hi] that each of ``confidence`` [n] lies in: int64 [n], from 0 on."""
+    edges = torch.arange(1, bins, dtype=confidence.dtype, device=confidence.device) / bins
+    return torch.bucketize(confidence, edges)
+
+
 def _calibration_error(confidence: Tensor, correct: Tensor) -> Tensor:
-    edges = torch.arange(1, ECE_BINS, dtype=confidence.dtype, device=confidence.device) / ECE_BINS
-    bins = torch.bucketize(confidence, edges)
+    bins = confidence_bins(confidence)
     gaps = torch.zeros(ECE_BINS, dtype=confidence.dtype, device=confidence.device)
     gaps.index_add_(0, bins, confidence - correct)
     return gaps.abs().sum() / len(confidence)

@@ -62,15 +62,18 @@ def amp_step(
     if not theta:
         raise ValueError("amp_gradient: no parameter requires a gradient: nothing to perturb")
     with restored(theta) as origin:
-        step = _ascend(lambda: gradients(closure, theta, max_norm), theta, origin, settings)
+        step = ascend(lambda: gradients(closure, theta, max_norm), theta, origin, settings)
         gradients(closure, theta, max_norm)
     return step
 
 
-def _ascend(
+def ascend(
     slope: Callable[[], tuple[Tensor, list[Tensor]]], theta: list[Tensor], origin: list[Tensor], settings: Amp
 ) -> AmpStep:
-    """The N inner steps (Algorithm 1, lines 4 to 11); leaves θ+Δ in ``theta``. Δ itself is dropped on return."""
+    """The N inner steps (Algorithm 1, lines 4 to 11); leaves θ+Δ in ``theta``. Δ itself is dropped on return.
+
+    slope: the loss and its gradient at ``theta``, in tensors that may be written to. origin: θ, which is read only.
+    """
     loss, delta = slope()
     clips = []
     for step in range(settings.inner_steps):
