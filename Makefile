@@ -10,12 +10,13 @@ RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep plan status report ui test lint format types golden bench-trainer clean
+.PHONY: help install studies sweep plan status report ui fetch digest test lint format types golden bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 	@echo
 	@echo "Variables: STUDY=$(STUDY), a study or your own .py file; RESULTS=$(RESULTS), the folder of all results;"
+	@echo "FOLDER, of your own images, each a square of side SIZE where that is given, CHANNELS=1 for grey;"
 	@echo "JOBS, trials at a time; DEVICE=cuda, a GPU a trial; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
 
 sweep: .venv/installed ## train what STUDY still lacks, then show its table and draw its figures
@@ -38,6 +39,12 @@ status: .venv/installed ## show how far STUDY is, and why trials failed
 report: .venv/installed ## show the table of STUDY again and draw its figures
 	@$(RUN) -m analysis report '$(STUDY)'
 	@$(RUN) -m sweeps publish '$(STUDY)'
+
+fetch: .venv/installed ## bring the data of STUDY here: downloads what is to be downloaded
+	@$(RUN) -m sweeps fetch '$(STUDY)'
+
+digest: .venv/installed ## read your own images in FOLDER and print the line that declares them
+	@$(RUN) -m sweeps digest '$(FOLDER)' $(if $(SIZE),--size $(SIZE)) $(if $(CHANNELS),--channels $(CHANNELS))
 
 ui: .venv/installed ## browse all results in MLflow on 127.0.0.1, port PORT
 	@$(RUN) -m sweeps ui --port $(PORT)

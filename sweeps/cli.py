@@ -1,4 +1,4 @@
-"""``python -m sweeps``: plan, run, status and publish a study.
+"""``python -m sweeps``: fetch the data of a study, plan, run, status and publish it.
 
 The command line takes a study and facts of the machine, never a hyper-parameter. Exit codes: 0 all trials finished, 1
 some failed or diverged, 2 bad input, 130 interrupted.
@@ -11,11 +11,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.catalog import built_in, find
 from search_spaces.study import Study
+from sweeps.data import fetch, require_data, take_in
 from sweeps.ledger import OVER, Ledger, LedgerRow
 from sweeps.sweep import INTERRUPTED, Sweep
 from trainer.declaration import ConfigError
@@ -47,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     for command, text in (
         (_list, "list the built-in studies"),
         (_plan, "show a study's cells and how much of it is finished"),
+        (_fetch, "bring a study's data into the data folder: downloads what is to be downloaded"),
+        (_digest, "read a folder of your own images and print the line by which a study declares them"),
         (_run, "train what is not finished yet"),
         (_status, "show how far a study is, and why trials failed"),
         (_publish, "put the study's report into MLflow"),
@@ -56,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         if command is _ui:
             sub.add_argument("--port", type=_port, default=5000, help="default: %(default)s")
+        elif command is _digest:
+            sub.add_argument(
+                "folder", metavar="PATH", type=Path, help="with train/ and test/, or with a folder a class"
+            )
+            sub.add_argument("--size", type=_positive, help="side of a square that images are resized and cropped to")
+            sub.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey (default: %(default)s)")
         elif command is not _list:
             sub.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
         if command is _run:
@@ -138,11 +148,25 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
-
     study = find(options.study)
     results, ledger = _open(study)
-    return run(Sweep(study, options.study, results, ledger, options.jobs, options.device))
+    sweep = Sweep(study, options.study, results, ledger, options.jobs, options.device)
+    rows = sweep.rows()
+    require_data([trial for trial in study.trials if rows[trial.trial_id].state not in OVER], results.data, sweep.named)
+
+    from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
+
+    return run(sweep)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    fetch(find(options.study), Results.here().data)
+    return 0
+
+
+def _digest(options: argparse.Namespace) -> int:
+    take_in(options.folder, options.size, options.channels, Results.here().data)
+    return 0
 
 
 def _publish(options: argparse.Namespace) -> int:

@@ -15,9 +15,11 @@ from torch import Tensor
 import trainer.data.load
 from tests.trainer.trials import search_trial, tiny
 from trainer.config import Dataset, Digits, Holdout, Mnist5k
-from trainer.data.load import Part, load
-from trainer.data.sources import CLASSES, SOURCES
-from trainer.data.splits import Examples, digest, hold_out, stratified
+from trainer.data.batches import batches
+from trainer.data.load import TrialData, load
+from trainer.data.parts import CLASSES, LEVELS, Part
+from trainer.data.shipped import SHIPPED
+from trainer.data.splits import Examples, Subset, digest, hold_out, stratified
 from trainer.declaration import ConfigError
 from trainer.machine import Machine
 
@@ -29,7 +31,7 @@ def start_anew() -> None:
     trainer.data.load._load_part.cache_clear()
 
 
-def cache_file(machine: Machine, part: Part, dataset: Dataset = DIGITS) -> Path:
+def cache_file(machine: Machine, part: Part, dataset: Digits = DIGITS) -> Path:
     (found,) = machine.data_dir.glob(f"*-{part}-{dataset.digest}.pt")
     return found
 
@@ -82,6 +84,11 @@ def examples(size: int) -> Examples:
     return Examples(torch.arange(size).reshape(-1, 1, 1, 1), torch.arange(size) % 10)
 
 
+def whole(subset: Subset) -> Examples:
+    """What a subset selects, as stored."""
+    return subset.stored.take(subset.index)
+
+
 def test_taken_examples_are_in_the_order_asked_for() -> None:
     taken = examples(30).take(torch.tensor([17, 3, 25, 3]))
     assert taken.images.flatten().tolist() == [17, 3, 25, 3]
@@ -90,11 +97,15 @@ def test_taken_examples_are_in_the_order_asked_for() -> None:
 
 @pytest.mark.parametrize(("fraction", "size"), [(0.5, 60), (1 / 3, 40), (0.1, 12), (0.99, 119)])
 def test_hold_out_takes_its_fraction_and_keeps_images_with_labels(fraction: float, size: int) -> None:
-    kept, held_out = hold_out(examples(120), Holdout(fraction=fraction))
-    assert len(held_out.labels) == size
-    assert sorted([*kept.images.flatten().tolist(), *held_out.images.flatten().tolist()]) == list(range(120))
+    stored = examples(120)
+    kept, held_out = (Subset(stored, index) for index in hold_out(stored.labels, Holdout(fraction=fraction)))
+    assert len(held_out) == size
+    assert sorted([*kept.index.tolist(), *held_out.index.tolist()]) == list(range(120))
     for part in (kept, held_out):
-        assert torch.equal(part.images.flatten() % 10, part.labels)
+        taken = whole(part)
+        assert torch.equal(taken.images.flatten(), part.index)
+        assert torch.equal(taken.images.flatten() % 10, taken.labels)
+        assert torch.equal(taken.labels, part.labels)
 
 
 def test_the_holdouts_seed_moves_the_split_and_the_trials_seed_does_not(machine: Machine) -> None:
@@ -116,12 +127,13 @@ def test_the_holdouts_seed_moves_the_split_and_the_trials_seed_does_not(machine:
     ids=["digits", "mnist5k"],
 )
 def test_shipped_data_are_those_declared(
-    dataset: Dataset, sizes: tuple[int, int], shape: tuple[int, ...], levels: int
+    dataset: Digits | Mnist5k, sizes: tuple[int, int], shape: tuple[int, ...], levels: int
 ) -> None:
-    parts = SOURCES[type(dataset)]()
+    parts = SHIPPED[type(dataset)]()
     assert ":".join(map(digest, parts)) == dataset.digest
     everything = Counter(torch.cat([part.labels for part in parts]).tolist())
     assert sorted(everything) == list(range(CLASSES[type(dataset)]))
+    assert LEVELS[type(dataset)] == levels
     for part, size in zip(parts, sizes, strict=True):
         assert part.images.shape == (size, *shape)
         assert part.images.dtype == torch.uint8
@@ -206,7 +218,8 @@ def emptied(path: Path) -> None:
 @pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize("spoil", [one_pixel, one_label, without_labels, cut_short, without_its_end, emptied])
 def test_a_changed_cache_is_refused_and_deleting_it_helps(fresh: Machine, part: Part, spoil: Any) -> None:
-    before = load(tiny(), fresh)
+    before = digest(load(tiny(), fresh).train.stored)
+    start_anew()  # nothing may map the file that is spoilt
     path = cache_file(fresh, part)
     spoil(path)
     start_anew()
@@ -217,15 +230,15 @@ def test_a_changed_cache_is_refused_and_deleting_it_helps(fresh: Machine, part: 
     assert "\n" not in str(caught.value)
     path.unlink()
     start_anew()
-    assert torch.equal(load(tiny(), fresh).train.images, before.train.images)
+    assert digest(load(tiny(), fresh).train.stored) == before
 
 
 def test_the_cache_spares_the_source(fresh: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(tiny(), fresh)
     start_anew()
-    monkeypatch.setitem(SOURCES, Digits, lambda: pytest.fail("loaded from the package again"))
+    monkeypatch.setitem(SHIPPED, Digits, lambda: pytest.fail("loaded from the package again"))
     again = load(tiny(), fresh)
-    assert digest(again.train) == digest(first.train)
+    assert digest(whole(again.train)) == digest(whole(first.train))
 
 
 def test_the_data_folder_is_made_and_holds_the_parts_alone(fresh: Machine) -> None:
@@ -270,18 +283,20 @@ def test_a_search_trial_never_loads_the_test_part(fresh: Machine, monkeypatch: p
 
 def test_a_search_trial_does_not_open_the_test_file(fresh: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     load(search_trial(), fresh)
-    cache_file(fresh, "test").write_bytes(b"not to be opened")
-    opened, read = [], Path.read_bytes
-
-    def spy(path: Path) -> bytes:
-        opened.append(path.name)
-        return read(path)
-
     start_anew()
-    monkeypatch.setattr(Path, "read_bytes", spy)
+    cache_file(fresh, "test").write_bytes(b"not to be opened")
+    opened, read = [], torch.load
+
+    def spy(path: Path, **options: Any) -> Any:
+        opened.append(path.name)
+        return read(path, **options)
+
+    monkeypatch.setattr(torch, "load", spy)
     data = load(search_trial(), fresh)
     assert opened == [f"digits-train-{DIGITS.digest}.pt"]
-    assert (data.test, len(data.train.labels)) == (None, 400)
+    assert (data.test, len(data.train)) == (None, 400)
+    with pytest.raises(ConfigError, match="damaged"):
+        load(tiny(), fresh)
 
 
 def test_parts_are_those_that_the_trial_names(machine: Machine) -> None:
@@ -295,26 +310,38 @@ def test_parts_are_those_that_the_trial_names(machine: Machine) -> None:
 
 
 def test_statistics_come_from_the_training_part_alone(machine: Machine) -> None:
-    data, raw = load(tiny(), machine), SOURCES[Digits]()
-    assert data.train.images.double().mean().item() == pytest.approx(0, abs=1e-6)
-    assert data.train.images.double().std(correction=0).item() == pytest.approx(1, abs=1e-6)
-    kept, held_out = hold_out(raw[0], Holdout(fraction=1 / 3))
+    data, (train, test) = load(tiny(), machine), SHIPPED[Digits]()
+    seen = normalized(data, data.train).images.double()
+    assert seen.mean().item() == pytest.approx(0, abs=1e-6)
+    assert seen.std(correction=0).item() == pytest.approx(1, abs=1e-6)
+    kept, held_out = (train.take(index) for index in hold_out(train.labels, Holdout(fraction=1 / 3)))
     pixels = kept.images.numpy().astype(np.float64)
-    for part, stored in ((data.train, kept), (data.val, held_out), (data.test, raw[1])):
+    for part, stored in ((data.train, kept), (data.val, held_out), (data.test, test)):
         assert part is not None
+        found = normalized(data, part)
         expected = (stored.images.numpy() - pixels.mean()) / pixels.std()
-        np.testing.assert_allclose(part.images.numpy(), expected, atol=1e-5)
-        assert torch.equal(part.labels, stored.labels)
-        assert (part.images.dtype, part.labels.dtype) == (torch.float32, torch.int64)
+        np.testing.assert_allclose(found.images.numpy(), expected, atol=1e-5)
+        assert torch.equal(found.labels, stored.labels)
+        assert (found.images.dtype, found.labels.dtype) == (torch.float32, torch.int64)
     assert data.val is not None
-    assert abs(data.val.images.mean().item()) > 1e-4
+    assert abs(normalized(data, data.val).images.mean().item()) > 1e-4
+
+
+def normalized(data: TrialData, part: Subset) -> Examples:
+    """All of ``part`` as the network sees it."""
+    (found,) = batches(part, torch.arange(len(part)), len(part), data.scale)
+    return found
 
 
 def test_what_one_trial_does_to_its_data_no_other_sees(machine: Machine) -> None:
-    first = load(tiny(), machine)
-    before = first.train.images.clone()
-    first.train.images.zero_()
-    assert torch.equal(load(tiny(), machine).train.images, before)
+    data = load(tiny(), machine)
+    before = digest(data.train.stored)
+    seen = normalized(data, data.train)
+    seen.images.zero_()
+    seen.labels.zero_()
+    again = load(tiny(), machine)
+    assert digest(again.train.stored) == before
+    assert normalized(again, again.train).labels.any()
 
 
 @pytest.mark.parametrize("fraction", [1e-6, 0.9999])

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import functools
-import io
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 
-from trainer.config import Dataset, TrialConfig
+from trainer.config import Dataset, ImageFolder, TrialConfig, TwoSpirals
+from trainer.data.cache import Stored, read_part, write_part
+from trainer.data.parts import LEVELS, Downloaded, Part, classes, not_there, part_files
 from trainer.data.pixels import PixelScale, declared_scale, measured_scale
-from trainer.data.sources import CLASSES, LEVELS, SOURCES
+from trainer.data.shipped import SHIPPED
+from trainer.data.spirals import two_spirals
 from trainer.data.splits import Examples, Subset, digest, hold_out
 from trainer.declaration import ConfigError
-from trainer.files import write_atomically
 from trainer.machine import Machine
-
-Part = Literal["train", "test"]
 
 
 class TrialData(NamedTuple):
@@ -36,20 +35,27 @@ class TrialData(NamedTuple):
 def load(trial: TrialConfig, machine: Machine) -> TrialData:
     """The data that ``trial`` trains on and is evaluated on; a search trial's test set is not even opened.
 
-    (The first trial on a machine fills the cache, for which the package that ships a set is read as a whole.)
-    Raises ConfigError when the data are not those that the declaration names.
+    (The first trial on a machine fills the cache, for which the package that ships a set is read as a whole. A folder
+    of images with a declared split is one file: a search trial then opens it, but indexes none of its test images.)
+    Raises ConfigError when the data are not those that the declaration names. Nothing is downloaded.
     """
-    train, val, test = _whole(_load_part(trial.dataset, "train", machine.data_dir)), None, None
+    train, val, test = load_part(trial.dataset, "train", machine.data_dir), None, None
     if trial.validation is not None:
         kept, held_out = hold_out(train.labels, trial.validation)
-        train, val = Subset(train.stored, kept), Subset(train.stored, held_out)
+        train, val = Subset(train.stored, train.index[kept]), Subset(train.stored, train.index[held_out])
     if "test" in trial.evaluate:
-        test = _whole(_load_part(trial.dataset, "test", machine.data_dir))
+        test = load_part(trial.dataset, "test", machine.data_dir)
     scale = _scale(trial, train).to(machine.device)
-    return TrialData(train, val, test, CLASSES[type(trial.dataset)], scale)
+    return TrialData(train, val, test, classes(trial.dataset), scale)
 
 
-def _whole(examples: Examples) -> Subset:
+def load_part(dataset: Dataset, part: Literal["train", "test"], data_dir: Path) -> Subset:
+    """The whole training or test part of ``dataset``, verified. Raises ConfigError."""
+    if isinstance(dataset, ImageFolder) and dataset.test is not None:
+        everything = _load_part(dataset, "all", data_dir)
+        kept, held_out = hold_out(everything.labels, dataset.test)
+        return Subset(everything, kept if part == "train" else held_out)
+    examples = _load_part(dataset, part, data_dir)
     return Subset(examples, torch.arange(len(examples.labels)))
 
 
@@ -66,31 +72,52 @@ def _scale(trial: TrialConfig, train: Subset) -> PixelScale:
 @functools.lru_cache(maxsize=8)
 def _load_part(dataset: Dataset, part: Part, data_dir: Path) -> Examples:
     """One part as stored, verified; kept for the next trial of this process. Never changed in place."""
-    path = data_dir / f"{type(dataset).__name__.lower()}-{part}-{dataset.digest}.pt"
+    if isinstance(dataset, TwoSpirals):
+        return two_spirals(dataset, "train" if part == "train" else "test")
+    path = part_files(dataset, data_dir)[part]
     if not path.exists():
-        _fill_cache(dataset, data_dir)
-    content = path.read_bytes()
-    try:
-        examples = Examples(**torch.load(io.BytesIO(content), weights_only=True))
-    except Exception as error:  # out of a damaged file zip and pickle raise whatever they come upon
-        raise ConfigError(f"{path} is damaged: delete {path} and start again") from error
-    _verify(dataset, part, examples, f"delete {path} and start again")
-    return examples
+        if error := not_there(dataset, data_dir):
+            raise error
+        fill(dataset, data_dir)
+    cure = _cure(dataset, path)
+    stored = read_part(path, cure)
+    _verify(dataset, part, stored, cure)
+    _require_classes(dataset, stored.examples)
+    return stored.examples
 
 
-def _fill_cache(dataset: Dataset, data_dir: Path) -> None:
-    parts: tuple[Part, Part] = ("train", "test")
-    for part, examples in zip(parts, SOURCES[type(dataset)](), strict=True):
-        _verify(dataset, part, examples, "the package that ships it has another version; install the pinned one")
-        path = data_dir / f"{type(dataset).__name__.lower()}-{part}-{dataset.digest}.pt"
-        contents = {name: tensor.contiguous() for name, tensor in examples._asdict().items()}
-        write_atomically(path, lambda file, contents=contents: torch.save(contents, file))  # type: ignore[misc]
+def fill(dataset: Dataset, data_dir: Path) -> None:
+    """Store both parts of a set that a package ships. Raises ConfigError when it ships another, and OSError."""
+    cure = "the package that ships it has another version; install the pinned one"
+    for (part, path), examples in zip(part_files(dataset, data_dir).items(), SHIPPED[type(dataset)](), strict=True):
+        _verify(dataset, part, Stored(examples, None), cure)
+        write_part(path, examples)
 
 
-def _verify(dataset: Dataset, part: Part, examples: Examples, cure: str) -> None:
-    """The declared digest is two, ``TRAIN:TEST``, so that one part is verified without reading the other."""
-    declared = dataset.digest.partition(":")[0 if part == "train" else 2]
-    found = digest(examples)
+def _cure(dataset: Dataset, path: Path) -> str:
+    again = "start again"
+    if isinstance(dataset, Downloaded):
+        again = "fetch it again with `make fetch STUDY=...`"
+    if isinstance(dataset, ImageFolder):
+        again = "run `python -m sweeps digest PATH` again"
+    return f"delete {path} and {again}"
+
+
+def _verify(dataset: Dataset, part: Part, stored: Stored, cure: str) -> None:
+    """A declared digest is two, ``TRAIN:TEST``, so that one part is verified without reading the other.
+
+    What is downloaded is declared by its archive; its parts are what they were when that archive was verified.
+    """
+    declared = getattr(dataset, "digest", "").partition(":")[2 if part == "test" else 0]
+    if isinstance(dataset, Downloaded):
+        declared = stored.digest or ""
+    found = digest(stored.examples)
     if found != declared:
         name = type(dataset).__name__
         raise ConfigError(f"{name}.digest: the {part} part is {found}, declared is {declared or 'nothing'}: {cure}")
+
+
+def _require_classes(dataset: Dataset, examples: Examples) -> None:
+    found = int(examples.labels.max()) + 1
+    if isinstance(dataset, ImageFolder):
+        dataset.require(found == dataset.classes, "classes", f"{found}, as these images have")

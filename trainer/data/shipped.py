@@ -1,7 +1,4 @@
-"""Where each data set comes from: one function a declaration, giving its training and its test part as published.
-
-The digits and MNIST-5k come inside packages, so they need neither network nor download.
-"""
+"""The data sets that come inside packages, and so need neither network nor download: the digits and MNIST-5k."""
 
 from __future__ import annotations
 
@@ -45,7 +42,5 @@ def _split(examples: Examples, train_size: int) -> tuple[Examples, Examples]:
     return examples.take(train), examples.take(test)
 
 
-SOURCES: dict[type[Dataset], Callable[[], tuple[Examples, Examples]]] = {Mnist5k: mnist5k, Digits: digits}
-CLASSES: dict[type[Dataset], int] = {Mnist5k: 10, Digits: 10}
-LEVELS: dict[type[Dataset], int | None] = {Mnist5k: 255, Digits: 16}
-"""The highest level of a pixel; None for what is no image."""
+SHIPPED: dict[type[Dataset], Callable[[], tuple[Examples, Examples]]] = {Mnist5k: mnist5k, Digits: digits}
+"""The training and the test part of each, as published."""

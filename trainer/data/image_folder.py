@@ -1,0 +1,194 @@
+"""A user's own images: a folder a class, read once into a tensor that is known by its digest."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as pictures
+
+from trainer.config import Holdout, ImageFolder
+from trainer.data.cache import read_part, write_part
+from trainer.data.parts import Part, part_files
+from trainer.data.splits import Examples, digest
+from trainer.declaration import ConfigError
+
+MODES = {1: "L", 3: "RGB"}
+"""PIL's names for grey and for colour."""
+DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+"""PIL's names for more than 8 bits a pixel, which its conversion would clip, not scale."""
+TEST_SHARE = Holdout(fraction=0.2, seed=0)
+"""What is suggested for a folder that is not split yet."""
+
+
+class Folder(NamedTuple):
+    """What a folder of images holds. parts: ``train`` and ``test``, or ``all``; classes: their names, sorted."""
+
+    parts: dict[Part, Examples]
+    classes: list[str]
+
+    @property
+    def declaration(self) -> ImageFolder:
+        """What a study writes to train on these images."""
+        digests = ":".join(digest(examples) for examples in self.parts.values())
+        return ImageFolder(digest=digests, classes=len(self.classes), test=TEST_SHARE if "all" in self.parts else None)
+
+    def store(self, data_dir: Path) -> list[Path]:
+        """Put the parts into ``data_dir``, by content; what is there already and sound stays untouched."""
+        paths = part_files(self.declaration, data_dir)
+        for part, examples in self.parts.items():
+            if not _holds(paths[part], examples):
+                write_part(paths[part], examples)
+        return list(paths.values())
+
+
+class _Part(NamedTuple):
+    """The files of a part, in the order of their classes' names and then of their own, each with its label."""
+
+    files: list[Path]
+    labels: list[int]
+
+
+def available_memory() -> int:
+    """Bytes that a new tensor may take without swapping, as far as the system says."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_folder(folder: Path, size: int | None, channels: int, memory: Callable[[], int] = available_memory) -> Folder:
+    """The images below ``folder``: in ``train`` and ``test`` with a folder a class each, or in a folder a class.
+
+    size: None for images that have one size already, else the side of a square: the shorter side is resized to it
+        (bicubic, antialiased), the middle of the longer one kept. channels: 3 for RGB, 1 for grey.
+
+    Pixels are taken as stored, as torchvision does: a camera's note on how to turn the picture is not followed.
+    Hidden files are left out. Raises ConfigError, one line, for what cannot be a data set; all that can be told from
+    names and headers, and whether it fits into ``memory()``, is told before anything is decoded.
+    """
+    found, classes = _scan(folder)
+    files = [file for part in found.values() for file in part.files]
+    shape = (channels, *_common_size(files, size))
+    _require_memory(folder, len(files), shape, memory())
+    return Folder({name: _decode(part, shape, size) for name, part in found.items()}, classes)
+
+
+def _scan(folder: Path) -> tuple[dict[Part, _Part], list[str]]:
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder")
+    names = {path.name for path in _visible(folder)}
+    if not {"train", "test"} <= names:
+        part, classes = _scan_part(folder)
+        return {"all": part}, classes
+    if extra := sorted(names - {"train", "test"}):
+        raise ConfigError(f"{folder / extra[0]}: beside train and test nothing is read: move it away")
+    (train, classes), (test, others) = _scan_part(folder / "train"), _scan_part(folder / "test")
+    if different := sorted({*classes} ^ {*others}):
+        where = "train" if different[0] in classes else "test"
+        raise ConfigError(f"{folder}: class {different[0]!r} is in {where} alone: both must have the same classes")
+    return {"train": train, "test": test}, classes
+
+
+def _scan_part(folder: Path) -> tuple[_Part, list[str]]:
+    folders = _visible(folder)
+    for path in folders:
+        if not path.is_dir():
+            raise ConfigError(f"{path}: not in the folder of a class: images lie in {folder}/CLASS/")
+    if len(folders) < 2:
+        raise ConfigError(f"{folder}: {len(folders)} classes: must be a folder a class, 2 or more")
+    part = _Part([], [])
+    for label, path in enumerate(folders):
+        files = _images(path)
+        part.files.extend(files)
+        part.labels.extend([label] * len(files))
+    return part, [path.name for path in folders]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+
+
+def _images(folder: Path) -> list[Path]:
+    files = _visible(folder)
+    if not files:
+        raise ConfigError(f"{folder}: no image in it: remove the folder or fill it")
+    for path in files:
+        if path.is_dir():
+            raise ConfigError(f"{path}: a folder within a class, {folder.name!r}: images lie in the class's folder")
+    return files
+
+
+def _common_size(files: Sequence[Path], size: int | None) -> tuple[int, int]:
+    """Height and width of all images, from their headers; each is looked at, so that all are known to be images."""
+    first: tuple[int, int] | None = None
+    for path in files:
+        with _opened(path) as image:
+            width, height = image.size
+        first = first or (height, width)
+        if size is None and (height, width) != first:
+            raise ConfigError(
+                f"{path} has {width} × {height} pixels, {files[0].name} {first[1]} × {first[0]}:"
+                f" images must have one size: --size {min(first)} gives them one"
+            )
+    assert first is not None
+    return (size, size) if size else first
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            if image.mode in DEEP:
+                raise ConfigError(f"{path}: more than 8 bits a pixel: save it with 8")
+            yield image
+    except UnidentifiedImageError as error:
+        raise ConfigError(f"{path}: not an image: move it away") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # out of a damaged file PIL raises whatever it comes upon
+        raise ConfigError(
+            f"{path}: cannot be decoded ({' '.join(str(error).split())}): mend it or move it away"
+        ) from error
+
+
+def _require_memory(folder: Path, images: int, shape: tuple[int, ...], free: int) -> None:
+    needed = images * math.prod(shape)
+    if needed > free:
+        raise ConfigError(
+            f"{folder}: {images} images {list(shape)} take {needed / 1e9:.1f} GB of memory,"
+            f" {free / 1e9:.1f} GB are free: make them smaller by --size, or take fewer"
+        )
+
+
+def _decode(part: _Part, shape: tuple[int, int, int], size: int | None) -> Examples:
+    images = torch.empty((len(part.files), *shape), dtype=torch.uint8)
+    for place, path in enumerate(part.files):
+        with _opened(path) as image:
+            images[place] = _pixels(image, shape[0], size)
+    return Examples(images, torch.tensor(part.labels))
+
+
+def _pixels(image: Image.Image, channels: int, size: int | None) -> Tensor:
+    """uint8 [channels, height, width]."""
+    plain = image.convert(MODES[channels])
+    if size is not None:
+        plain = pictures.center_crop(pictures.resize(plain, [size], InterpolationMode.BICUBIC), [size])
+    pixels: Tensor = pictures.pil_to_tensor(plain)
+    return pixels
+
+
+def _holds(path: Path, examples: Examples) -> bool:
+    try:
+        return path.exists() and digest(read_part(path, cure="").examples) == digest(examples)
+    except ConfigError:
+        return False
