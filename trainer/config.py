@@ -170,7 +170,7 @@ class Mlp(Declaration):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmallCnn(Declaration):
-    """Three stages of 3 × 3 convolution, BatchNorm, ReLU, each halving the image; mean over the rest; Linear.
+    """Three stages of 3 × 3 convolution, BatchNorm, ReLU, 2 × 2 maximum; mean over the rest; Linear.
 
     width: channels of the first stage; each further one has twice as many.
     """
@@ -235,14 +235,13 @@ class WideResNet(Declaration):
 class PyramidNet(Declaration):
     """Deep pyramidal residual network with bottleneck blocks (Han et al. 2017); PyramidNet-164-270 by default.
 
-    depth: 9n + 2 layers. alpha: channels added over all blocks. width: channels of the stem, 16 there.
-    form: ``published``, or ``released`` where the authors' released code differs.
+    depth: 9n + 2 layers. alpha: channels added over all blocks to those of their 3 × 3 convolutions. width: channels of
+        the stem, 16 in the paper; with another the whole pyramid scales, what alpha adds included.
     """
 
     depth: int = 164
     alpha: int = 270
     width: int = 16
-    form: Literal["published", "released"] = "published"
 
     def check(self) -> None:
         self.require(self.depth >= 11 and self.depth % 9 == 2, "depth", "9n + 2, n >= 1 (11, 20, 29, ..., 164)")
@@ -255,10 +254,12 @@ class Custom(Declaration):
     """A user's own network: ``Custom("my_models:make_net", arguments={"width": 32})``.
 
     function: ``module:function``; it is called with ``shape`` (channels, height, width), ``classes`` and ``arguments``
-        and returns a torch module whose output is logits [n, classes]. The module is looked for beside the study's file
-        and in the working directory first.
+        and returns a torch module on the CPU, a new one each time, whose output is logits [n, classes]; its initial
+        weights come from torch's random numbers. The module is looked for beside the study's file first, then in the
+        working directory, then as import does.
     digest: of the module's source (of a package's, all its .py files); found by itself when the study is declared. A
-        worker that finds another source refuses the trial. What the module imports from elsewhere is not covered.
+        worker that finds another source refuses the trial. What the module imports from other files is not covered,
+        unless the network is declared by the package that holds them all.
     """
 
     function: str = dataclasses.field(kw_only=False)
