@@ -5,7 +5,29 @@ Each gives one trial of a method and a seed; a study varies the rest with ``data
 
 from __future__ import annotations
 
-from trainer.config import Amp, Digits, Holdout, Method, Mlp, Mnist5k, TrialConfig
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from trainer.config import (
+    Amp,
+    Augment,
+    Cifar10,
+    Cifar100,
+    Dataset,
+    Digits,
+    Holdout,
+    Method,
+    Mlp,
+    Mnist5k,
+    Normalization,
+    Svhn,
+    TrialConfig,
+)
+from trainer.declaration import ConfigError
+
+Protocol = Literal["as_written", "as_released"]
+"""The paper's text, or what the authors' released code does besides."""
 
 SEEDS = range(5)
 
@@ -55,3 +77,58 @@ def digits_mlp(method: Method, seed: int) -> TrialConfig:
         momentum=0.9,
         weight_decay=1e-4,
     )
+
+
+class _Published(NamedTuple):
+    """What the authors' released code does to the images of one data set; the text gives no figures."""
+
+    flip: Literal["horizontal", "none"]
+    crop_padding: int
+    hole: int
+    policy: Literal["cifar10", "svhn"]
+    normalization: Normalization
+
+
+def _of_255(mean: tuple[float, ...], std: tuple[float, ...]) -> Normalization:
+    """Constants published in levels."""
+    return Normalization(mean=tuple(value / 255 for value in mean), std=tuple(value / 255 for value in std))
+
+
+_PUBLISHED: Mapping[type[Dataset], _Published] = {
+    Cifar10: _Published("horizontal", 4, 16, "cifar10", _of_255((125.3, 123.0, 113.9), (63.0, 62.1, 66.7))),
+    Cifar100: _Published("horizontal", 4, 8, "cifar10", _of_255((129.3, 124.1, 112.4), (68.2, 65.4, 70.4))),
+    Svhn: _Published("none", 2, 20, "svhn", _of_255((109.9, 109.7, 113.8), (50.1, 50.6, 50.8))),
+}
+
+
+def _published(dataset: Dataset) -> _Published:
+    if type(dataset) not in _PUBLISHED:
+        names = ", ".join(known.__name__ for known in _PUBLISHED)
+        name = type(dataset).__name__
+        raise ConfigError(f"the paper augments {names}, not {name}: declare an Augment or Normalization of your own")
+    return _PUBLISHED[type(dataset)]
+
+
+def normalization(dataset: Dataset) -> Normalization:
+    """The constants of the released code. Raises ConfigError for a data set that the paper does not have."""
+    return _published(dataset).normalization
+
+
+def vanilla(dataset: Dataset, protocol: Protocol) -> Augment:
+    """Random crop, and flip where that leaves the class (§5.1; §5.2, "vanilla"). Raises ConfigError as above.
+
+    The released code fills what a crop uncovers with gray; the text says nothing, so as written it is the usual zero.
+    """
+    known = _published(dataset)
+    fill: Literal["zero", "gray"] = "gray" if protocol == "as_released" else "zero"
+    return Augment(flip=known.flip, crop_padding=known.crop_padding, crop_fill=fill)
+
+
+def cutout(dataset: Dataset, protocol: Protocol) -> Augment:
+    """Vanilla, and a square hole (§5.2, "Cutout"). Raises ConfigError as above."""
+    return dataclasses.replace(vanilla(dataset, protocol), cutout=_published(dataset).hole)
+
+
+def autoaugment(dataset: Dataset, protocol: Protocol) -> Augment:
+    """Cutout, and the policy found on CIFAR-10 or SVHN (§5.2, "AutoAugment"). Raises ConfigError as above."""
+    return dataclasses.replace(cutout(dataset, protocol), policy=_published(dataset).policy)

@@ -374,12 +374,12 @@ class Holdout(Declaration):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment(Declaration):
-    """Random changes of the training images, in this order; the recipes have the paper's for each data set.
+    """Random changes of the training images: crop, flip, policy, Cutout, in this order; the recipes have the paper's.
 
     flip: mirror half of the images. crop_padding: pixels added on each side before a crop of the old size at random;
-        crop_fill: with ``zero`` or with ``gray`` (level 128, the authors' released code). policy: AutoAugment (Cubuk et
-        al. 2019) with the published policy found on that data set. cutout: side of the square at a random place whose
-        pixels are set to the mean, clipped at the border (DeVries and Taylor 2017); 0 for none.
+        crop_fill: with ``zero`` or with ``gray`` (level 128 of 255, the authors' released code). policy: AutoAugment
+        (Cubuk et al. 2019) with the published policy found on that data set. cutout: side of the square at a random
+        place whose pixels are set to the mean, clipped at the border (DeVries and Taylor 2017); 0 for none.
     """
 
     flip: Literal["horizontal", "none"]

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 from scipy import stats
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 from torchvision.transforms import functional as pil
 
+from benchmarks.loader import PIL_OPERATIONS
 from trainer.config import Augment
 from trainer.data.augment import changed, crop_and_flip, cut_out, draw, refuse_unfit
 from trainer.data.autoaugment import (
@@ -55,31 +54,6 @@ def photographs(count: int, height: int, width: int, seed: int = 0) -> Images:
     return images
 
 
-def affine(image: Image.Image, pixels: tuple[int, int], slopes: tuple[float, float]) -> Image.Image:
-    shear = [float(np.degrees(np.arctan(slope))) for slope in slopes]
-    moved: Image.Image = pil.affine(image, 0.0, list(pixels), 1.0, shear, fill=[128] * 3, center=[0, 0])
-    return moved
-
-
-PIL_OPERATIONS: Mapping[str, Callable[[Image.Image, float], Image.Image]] = {
-    "ShearX": lambda image, slope: affine(image, (0, 0), (slope, 0)),
-    "ShearY": lambda image, slope: affine(image, (0, 0), (0, slope)),
-    "TranslateX": lambda image, pixels: affine(image, (int(pixels), 0), (0, 0)),
-    "TranslateY": lambda image, pixels: affine(image, (0, int(pixels)), (0, 0)),
-    "Rotate": lambda image, degrees: image.rotate(degrees, Image.Resampling.NEAREST, fillcolor=(128, 128, 128)),
-    "Invert": lambda image, _: ImageOps.invert(image),
-    "Posterize": lambda image, bits: ImageOps.posterize(image, int(bits)),
-    "Solarize": lambda image, threshold: ImageOps.solarize(image, threshold),  # type: ignore[arg-type]
-    "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
-    "Equalize": lambda image, _: ImageOps.equalize(image),
-    "Brightness": lambda image, change: ImageEnhance.Brightness(image).enhance(1 + change),
-    "Contrast": lambda image, change: ImageEnhance.Contrast(image).enhance(1 + change),
-    "Color": lambda image, change: ImageEnhance.Color(image).enhance(1 + change),
-    "Sharpness": lambda image, change: ImageEnhance.Sharpness(image).enhance(1 + change),
-}
-"""The same operations an image at a time, by PIL and torchvision's geometry for PIL."""
-
-
 def by_pil(image: NDArray[np.uint8], operation: str, magnitude: float) -> NDArray[np.uint8]:
     found = PIL_OPERATIONS[operation](Image.fromarray(image.transpose(1, 2, 0)), magnitude)
     return np.asarray(found).transpose(2, 0, 1)
@@ -104,6 +78,28 @@ def test_an_operation_equals_pil(operation: str, size: tuple[int, int]) -> None:
             assert off.max() == 0, (magnitude, off.max())
         assert found.dtype == np.uint8
     assert np.array_equal(images, before)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_geometry_is_torchvisions(size: tuple[int, int]) -> None:
+    """Which way a sign goes, and about which point, as its ``AutoAugment`` has it for PIL images."""
+    image = photographs(6, *size)[5]
+    shown = Image.fromarray(image.transpose(1, 2, 0))
+    for level, sign in ((1, 1), (4, -1), (9, 1)):
+        for operation in ("ShearX", "ShearY", "TranslateX", "TranslateY"):
+            magnitude = signed_magnitude(operation, level, sign, *size)
+            at = int(operation.endswith("Y"))
+            pixels, shear = [0, 0], [0.0, 0.0]
+            if operation.startswith("Shear"):
+                shear[at] = float(np.degrees(np.arctan(magnitude)))
+            else:
+                pixels[at] = int(magnitude)
+            expected = pil.affine(shown, 0.0, pixels, 1.0, shear, fill=[128] * 3, center=[0, 0])
+            found = OPERATIONS[operation](image[None], magnitude)[0]
+            assert np.array_equal(found, np.asarray(expected).transpose(2, 0, 1)), operation
+        degrees = signed_magnitude("Rotate", level, sign, *size)
+        expected = pil.rotate(shown, degrees, fill=[128] * 3)
+        assert np.array_equal(OPERATIONS["Rotate"](image[None], degrees)[0], np.asarray(expected).transpose(2, 0, 1))
 
 
 def test_operations_that_change_little_are_not_compared_in_vain() -> None:
