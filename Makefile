@@ -44,6 +44,7 @@ fetch: .venv/installed ## bring the data of STUDY here: downloads what is to be 
 	@$(RUN) -m sweeps fetch '$(STUDY)'
 
 digest: .venv/installed ## read your own images in FOLDER and print the line that declares them
+	@[ -n '$(FOLDER)' ] || { echo "error: FOLDER=PATH: name the folder of your images" >&2; exit 2; }
 	@$(RUN) -m sweeps digest '$(FOLDER)' $(if $(SIZE),--size $(SIZE)) $(if $(CHANNELS),--channels $(CHANNELS))
 
 ui: .venv/installed ## browse all results in MLflow on 127.0.0.1, port PORT

@@ -115,7 +115,10 @@ def _scan_part(folder: Path) -> tuple[_Part, list[str]]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}") from error
 
 
 def _images(folder: Path) -> list[Path]:
