@@ -1,4 +1,7 @@
-"""Empirical risk minimisation (paper, equation 2): the gradient of the mean batch loss, nothing else."""
+"""Empirical risk minimisation (Vapnik 1998; paper, equation 2): the gradient of the mean batch loss, nothing else.
+
+It has no setting, and the text and the authors' released code agree on it.
+"""
 
 from __future__ import annotations
 

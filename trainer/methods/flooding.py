@@ -1,6 +1,7 @@
 """Flooding (Ishida et al., ICML 2020, equation 1): the training loss is kept from falling below a level b.
 
-Setting of the paper (§5.1): level 0.02.
+Setting of the paper (§5.1): level 0.02. The text and the authors' released code agree; the level applies to each
+mini-batch's mean, as in the original.
 """
 
 from __future__ import annotations
