@@ -13,7 +13,6 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from sweeps.children import children_join, group_that_ends_with_us
 from sweeps.delivery import Courier, Heartbeat
 from sweeps.ledger import LEASE_SECONDS, LedgerRow, State
 from sweeps.progress import Progress
@@ -34,6 +34,7 @@ from trainer.machine import Machine
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_process_group_cleanup_enabled": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -41,7 +42,8 @@ QUIET = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
-"""Ray's settings: no table, no reports home, no files a trial, and time for a reused actor's last thread to end."""
+"""Ray's settings: no table, no reports home, workers in the raylet's process group (it ends with us; theirs would not),
+no files a trial, and time for a reused actor's last thread to end."""
 
 os.environ.update(QUIET)  # Ray reads some of them, and how it authenticates, when it is imported
 # A token in the environment keeps Ray from writing one to the home folder; without one its ports would be open.
@@ -272,43 +274,32 @@ def _local_ray(launch: Launch) -> Iterator[Stop]:
     signals = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, stop) for number in signals}
     try:
-        with _children_in_groups_of_their_own():
-            ray.init(
-                address="local",
-                num_cpus=launch.sweep.jobs,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _temp_dir=str(folder),
-            )
-        for number in signals:
-            signal.signal(number, stop)  # again: Ray has put a handler of its own in place of one of them
-        yield stop
+        with group_that_ends_with_us(folder) as group, _ray_in(group, folder, launch.sweep.jobs):
+            for number in signals:
+                signal.signal(number, stop)  # again: Ray has put a handler of its own in place of one of them
+            yield stop
     finally:
-        ray.shutdown()
         for number, handler in previous.items():
             signal.signal(number, handler)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _children_in_groups_of_their_own() -> Iterator[None]:
-    """Start child processes outside our process group, so that a signal to the group reaches them through us alone.
-
-    Ctrl-C in a terminal and SIGTERM from a scheduler go to the whole group; Ray's daemons, which know no other way to
-    be started, would be gone before the trials could save.
-    """
-    original = subprocess.Popen.__init__
-
-    def start(self: subprocess.Popen[bytes], *arguments: Any, **options: Any) -> None:
-        original(self, *arguments, **{"process_group": 0, **options})
-
-    subprocess.Popen.__init__ = start  # type: ignore[method-assign,assignment]
+def _ray_in(group: int, folder: Path, jobs: int) -> Iterator[None]:
     try:
+        with children_join(group):
+            ray.init(
+                address="local",
+                num_cpus=jobs,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _temp_dir=str(folder),
+            )
         yield
     finally:
-        subprocess.Popen.__init__ = original  # type: ignore[method-assign]
+        ray.shutdown()
 
 
 def _private_folder() -> Path:

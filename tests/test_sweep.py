@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,9 +55,12 @@ def workplace(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_process_left(workplace: Path) -> Iterator[None]:
-    """Whatever a test starts must be gone soon after it, killed drivers' workers included."""
+    """Whatever a test starts must be gone soon after it, killed drivers' workers included.
+
+    That takes a second or two; a machine that does much else may need more.
+    """
     yield
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     while left := [process.cmdline() for process in psutil.process_iter() if _results_of(process) == workplace]:
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.2)
@@ -97,6 +101,16 @@ def run_to_end(workplace: Path) -> str:
     printed = (workplace / "log").read_text()
     assert code == 0, printed
     return printed
+
+
+def groups_of_children(process: subprocess.Popen[bytes]) -> set[int]:
+    """The process groups of all that the driver has started, workers and daemons of Ray alike."""
+    [driver] = psutil.Process(process.pid).children()
+    groups = set()
+    for child in driver.children(recursive=True):
+        with contextlib.suppress(ProcessLookupError):  # an agent may end just now
+            groups.add(os.getpgid(child.pid))
+    return groups
 
 
 def wait_until_finished(workplace: Path, trials: int) -> None:
@@ -141,6 +155,9 @@ def assert_equals_undisturbed(workplace: Path) -> None:
 def test_killed_at_any_moment_it_goes_on_to_the_same_table(workplace: Path) -> None:
     process = start(workplace, "run", str(workplace / "killed.py"))
     wait_until_finished(workplace, 2)
+    groups = groups_of_children(process)
+    assert len(groups) == 1, "a worker in another group outlives its driver until it notices"
+    assert not groups & {process.pid}, "Ctrl-C would reach it before the driver can tell it to save"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert states(Results(workplace / "results"), find(str(workplace / "killed.py")))["finished"] < 6

@@ -1,0 +1,61 @@
+"""Ray's processes in a process group of their own, which ends when we end, whatever the cause.
+
+When a driver dies Linux kills the processes that Ray started from it, but not what these have started: workers and
+agents have to notice by themselves, and as long as they import their modules, half a minute under load, they do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+GUARD = """
+trap '' HUP INT TERM
+read -r _
+kill -TERM 0
+sleep 1
+rm -rf -- "$1"
+kill -KILL 0
+"""
+"""Waits for the end of its input, then ends its process group. It is deaf to what it sends before KILL."""
+
+
+@contextlib.contextmanager
+def group_that_ends_with_us(folder: Path) -> Iterator[int]:
+    """A process group, empty but for its guard; on leaving, all that is in it is killed.
+
+    Where we die before that, the guard does it and removes ``folder``: it reads from a pipe to which nobody else can
+    write. A child that is just being started holds the pipe open as well, until it is in the group; and the number of
+    the group cannot become another's while its guard lives.
+    """
+    command = ["/bin/sh", "-c", GUARD, "guard", str(folder)]
+    null = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=null, process_group=0) as guard:
+        try:
+            yield guard.pid
+        finally:
+            os.killpg(guard.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def children_join(group: int) -> Iterator[None]:
+    """Start child processes in ``group``, not in ours, so that a signal to ours reaches them through us alone.
+
+    Ctrl-C in a terminal and SIGTERM from a scheduler go to the whole group; Ray's daemons, which know no other way to
+    be started, would be gone before the trials could save.
+    """
+    original = subprocess.Popen.__init__
+
+    def start(self: subprocess.Popen[bytes], *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **{"process_group": group, **options})
+
+    subprocess.Popen.__init__ = start  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = original  # type: ignore[method-assign]
