@@ -1,35 +1,47 @@
-"""What an AMP step costs, as a ratio to an ERM step of the same network and batch: ``make bench-trainer``.
+"""What training costs, as ratios: ``make bench-trainer`` prints a table and writes it to ``benchmarks/trainer.json``.
 
-The two take turns in one process on one thread, so that a machine whose speed drifts slows both. The paper's §5.5
-reports about 1.8 for whole trainings with N = 1; N + 1 is what the passes alone cost.
+The two sides of a ratio take turns in one process on one thread, so that a machine whose speed drifts slows both. The
+released code is not fetched: ``benchmarks.loader`` and ``benchmarks.released`` carry plainly written equivalents.
 """
 
 from __future__ import annotations
 
+import argparse
+import collections
+import functools
 import json
-import statistics
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
+from benchmarks.loader import input_ratios, released_style_batches
+from benchmarks.peak import NETWORKS, matmul_peak, utilisation
+from benchmarks.ratios import Ratio, interleaved, random_images, ratio
+from benchmarks.released import PerTensorAmp, evaluate, train_epoch
 from search_spaces import recipes
-from trainer.config import Amp, Erm, Method
+from trainer.config import Amp, Cifar10, ClipGradients, Erm, ImageFolder, Method, PreActResNet18, TrialConfig
+from trainer.data.image_folder import Folder
+from trainer.data.parts import Part
 from trainer.data.splits import Examples
-from trainer.machine import Results
+from trainer.loop import train
+from trainer.machine import Machine, Results
 from trainer.methods.registry import build_method
 from trainer.models.registry import build_model
 
-ROUNDS, STEPS_A_ROUND = 40, 25
+NARROW = PreActResNet18(width=16)
+BATCH = 50
+TRAIN_IMAGES, TEST_IMAGES = 500, 200
+STEP_ROUNDS, TRIAL_ROUNDS = 15, 7
 
 
-def stepper(method: Method, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """A function that makes one training step of the default study's network."""
-    trial = recipes.mnist5k_mlp(method, seed=0)
-    model = build_model(trial.model, images.shape[1:], 10, init_seed=0)
+def stepper(method: Method, device: str) -> Callable[[], None]:
+    """A function that makes one training step of the narrow network."""
+    images, labels = torch.randn(BATCH, 3, 32, 32, device=device), torch.arange(BATCH, device=device) % 10
+    model = build_model(NARROW, images.shape[1:], 10, init_seed=0).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    regularizer = build_method(method, torch.Generator())
+    regularizer = build_method(method, torch.Generator(device))
 
     def step() -> None:
         regularizer.backward(model, Examples(images, labels))
@@ -38,35 +50,106 @@ def stepper(method: Method, images: torch.Tensor, labels: torch.Tensor) -> Calla
     return step
 
 
-def seconds(step: Callable[[], None]) -> float:
-    """Mean wall time of a step over one round."""
-    started = time.perf_counter()
-    for _ in range(STEPS_A_ROUND):
-        step()
-    return (time.perf_counter() - started) / STEPS_A_ROUND
+def step_ratios(device: str) -> Iterator[Ratio]:
+    """AMP's step over ERM's; N + 1 passes are the least it can be. The paper (§5.5) has 1.8 for whole trainings."""
+    methods: list[Method] = [Erm(), *(Amp(epsilon=0.5, inner_steps=steps) for steps in (1, 2, 3))]
+    times = list(interleaved([stepper(method, device) for method in methods], STEP_ROUNDS, device))
+    for steps in (1, 2, 3):
+        pairs = [(found[steps], found[0]) for found in times]
+        yield ratio(f"AMP step / ERM step, N = {steps}", pairs, "<= 2.1" if steps == 1 else "")
 
 
-def ratios(method: Method) -> list[float]:
-    """Step time of ``method`` over that of ERM, a ratio a round."""
-    images, labels = torch.randn(50, 1, 28, 28), torch.randint(10, (50,))
-    one, other = stepper(method, images, labels), stepper(Erm(), images, labels)
-    seconds(one), seconds(other)
-    return [seconds(one) / seconds(other) for _ in range(ROUNDS)]
+def our_trial(dataset: ImageFolder, precision: str) -> TrialConfig:
+    """One epoch of AMP on the narrow network with crop and flip, evaluated on the test set."""
+    return TrialConfig(
+        method=Amp(epsilon=0.5, ball="per_tensor"),
+        model=NARROW,
+        dataset=dataset,
+        seed=0,
+        validation=None,
+        evaluate="test",
+        epochs=1,
+        batch_size=BATCH,
+        lr=1e-4,
+        lr_milestones=(),
+        lr_decay=0.1,
+        momentum=0.9,
+        weight_decay=1e-4,
+        augment=recipes.vanilla(Cifar10(), "as_released"),
+        normalization=recipes.normalization(Cifar10()),
+        clip_gradients=ClipGradients(max_norm=50.0, passes="every"),
+        momentum_form="nesterov",
+        precision="bfloat16" if precision == "bfloat16" else "float32",
+        memory_format="channels_last",
+    )
+
+
+def released_trial(train_part: Examples, test_part: Examples) -> Callable[[], None]:
+    """The same, plainly, on the CPU in float32."""
+
+    def run() -> None:
+        model = build_model(NARROW, (3, 32, 32), 10, init_seed=0)
+        optimizer = PerTensorAmp(model, lr=1e-4, epsilon=0.5, inner_lr=1.0, inner_steps=1)
+        train_epoch(model, optimizer, released_style_batches(train_part, "vanilla", BATCH))
+        evaluate(model, released_style_batches(test_part, "none", BATCH))
+
+    return run
+
+
+def train_whole(trial: TrialConfig, machine: Machine) -> None:
+    """Through the trainer's own loop."""
+    collections.deque(train(trial, machine), maxlen=0)
+
+
+def trial_ratios() -> Iterator[Ratio]:
+    """Whole trials: loading, steps and evaluation. On the CPU, where the loader is not hidden behind a GPU's queue."""
+    parts: dict[Part, Examples] = {"train": random_images(TRAIN_IMAGES, 0), "test": random_images(TEST_IMAGES, 1)}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Folder(parts, [str(label) for label in range(10)])
+        folder.store(Path(scratch))
+        machine = Machine(data_dir=Path(scratch))
+        trials = [our_trial(folder.declaration, precision) for precision in ("float32", "bfloat16")]
+        sides: list[Callable[[], object]] = [released_trial(parts["train"], parts["test"])]
+        sides += [functools.partial(train_whole, trial, machine) for trial in trials]
+        times = list(interleaved(sides, TRIAL_ROUNDS))
+    for place, (precision, asked) in enumerate((("float32", "<= 0.7"), ("bfloat16", "<= 0.5")), start=1):
+        pairs = [(found[place], found[0]) for found in times]
+        yield ratio(f"AMP trial / released equivalent, {precision}", pairs, asked)
+
+
+def print_utilisation(device: str) -> dict[str, dict[str, float]]:
+    """A line a network: what its step takes of the device's measured peak."""
+    found: dict[str, dict[str, float]] = {}
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        peak = matmul_peak(device, dtype)
+        print(f"\nmatrix multiplication in {precision}: {peak / 1e9:.0f} GFLOP/s on {device}, one CPU thread")
+        for name, declared in NETWORKS.items():
+            used = utilisation(declared, device, peak, precision)
+            found[f"{name} {precision}"] = used._asdict() | {"peak_gflops": peak / 1e9}
+            print(
+                f"  {name:20} {used.step_gflop:6.0f} GFLOP a step of {BATCH} images;"
+                f" {used.share:4.0%} of that peak (step of {used.batch}: {used.seconds:.2f} s)"
+            )
+    return found
 
 
 def main() -> None:
-    """Print a line a number of inner steps and write ``results/benchmarks/trainer.json``."""
+    """Measure, print as it goes, write the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the steps and of the networks")
+    device = parser.parse_args().device
     torch.set_num_threads(1)
-    found: dict[str, dict[str, float]] = {}
-    for inner_steps in (1, 2, 3):
-        quartiles = statistics.quantiles(ratios(Amp(epsilon=0.5, inner_steps=inner_steps)), n=4)
-        found[f"amp_step_over_erm_step_N{inner_steps}"] = dict(zip(("q1", "median", "q3"), quartiles, strict=True))
-        spread = f"quartiles {quartiles[0]:.2f} to {quartiles[2]:.2f} over {ROUNDS} rounds"
-        print(f"AMP step / ERM step, N = {inner_steps}: {quartiles[1]:.2f}  ({spread}; passes: {inner_steps + 1})")
+    ratios: list[Ratio] = []
+    for source in (input_ratios, lambda: step_ratios(device), trial_ratios):
+        for found in source():
+            print(found)
+            ratios.append(found)
+    networks = print_utilisation(device)
     path = Results.here().root / "benchmarks" / "trainer.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(f"written to {Path(path)}")
+    contents = {"device": device, "ratios": [found._asdict() for found in ratios], "networks": networks}
+    path.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    print(f"\nwritten to {path}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from trainer.metrics import classification_metrics
 from trainer.models.registry import build_model
 from trainer.precision import set_precision
 from trainer.records import EpochRecord
-from trainer.streams import generator, stream_seed
+from trainer.streams import augmentation, generator, stream_seed
 
 CHECKPOINT_EVERY_SECONDS = 10.0
 EVALUATION_BATCH = 200  # small, for the caches of a CPU
@@ -176,7 +176,8 @@ class _Session:
         train, scale, clip = self.data.train, self.data.scale, self.trial.clip_gradients
         order = torch.randperm(len(train), generator=self.order)
         total = torch.zeros((), device=self.machine.device)
-        for batch in batches(train, order, self.trial.batch_size, scale):
+        augment, randomness = self.trial.augment, augmentation(self.trial.seed, number)
+        for batch in batches(train, order, self.trial.batch_size, scale, augment=augment, randomness=randomness):
             if stop():
                 return None
             total += self.method.backward(self.model, batch) * len(batch.labels)

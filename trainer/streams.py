@@ -1,7 +1,7 @@
 """Separate random streams derived from a trial's seed.
 
-Initialisation, batch order and the method's noise never draw from one stream, so trials of one seed share weights and
-order whatever the method: seeds are true pairs.
+Initialisation, batch order, augmentation and the method's noise never draw from one stream, so trials of one seed share
+weights, order and crops whatever the method: seeds are true pairs.
 """
 
 from __future__ import annotations
@@ -10,15 +10,26 @@ import hashlib
 from typing import Literal
 
 import torch
+from numpy.random import RandomState
 
 Stream = Literal["init", "order", "noise"]
 
 
 def stream_seed(seed: int, stream: Stream) -> int:
     """A 63-bit seed for ``stream``; distinct streams of a seed, and equal streams of two seeds, are unrelated."""
-    return int.from_bytes(hashlib.sha256(f"{stream}:{seed}".encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(_digest(f"{stream}:{seed}")[:8], "big") >> 1
 
 
 def generator(seed: int, stream: Stream, device: str = "cpu") -> torch.Generator:
     """A generator for ``stream``; on the CPU what it draws does not depend on where the trial runs."""
     return torch.Generator(device).manual_seed(stream_seed(seed, stream))
+
+
+def augmentation(seed: int, epoch: int) -> RandomState:
+    """Where the augmentation of one epoch draws from; made anew for each, so there is no state to store."""
+    content = _digest(f"augment:{seed}:{epoch}")
+    return RandomState([int.from_bytes(content[start : start + 4], "big") for start in range(0, 32, 4)])
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

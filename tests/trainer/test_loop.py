@@ -15,7 +15,19 @@ import torch
 from torch import Tensor, nn
 
 import trainer.loop
-from tests.trainer.trials import BATCHES, BN_MLP, METHODS, SMALL_AMP, after, built, numbers, search_trial, seen, tiny
+from tests.trainer.trials import (
+    BATCHES,
+    BN_MLP,
+    METHODS,
+    SHIFTS,
+    SMALL_AMP,
+    after,
+    built,
+    numbers,
+    search_trial,
+    seen,
+    tiny,
+)
 from trainer.checkpoint import load_checkpoint
 from trainer.config import REVISION, Amp, ClipGradients, Erm, Holdout, Method, Mlp, TrialConfig
 from trainer.data.load import load
@@ -120,6 +132,47 @@ def test_trials_of_a_seed_are_pairs(machine: Machine, monkeypatch: pytest.Monkey
     assert equal(batches, paired[1])
     for found, unpaired in zip(paired, seen_by(tiny(other, seed=1), machine, monkeypatch), strict=True):
         assert not equal(found, unpaired)
+
+
+@pytest.mark.parametrize("other", METHODS[1:], ids=str)
+def test_trials_of_a_seed_share_their_crops(machine: Machine, monkeypatch: pytest.MonkeyPatch, other: Method) -> None:
+    plain = seen_by(tiny(Erm()), machine, monkeypatch)[1]
+    batches = seen_by(tiny(Erm(), augment=SHIFTS), machine, monkeypatch)[1]
+    assert equal(batches[1::2], plain[1::2])  # the same labels in the same order
+    assert not any(map(torch.equal, batches[0::2], plain[0::2]))
+    assert equal(batches, seen_by(tiny(other, augment=SHIFTS), machine, monkeypatch)[1])
+
+
+def test_every_epoch_is_augmented_anew(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = seen_by(tiny(augment=SHIFTS, batch_size=400), machine, monkeypatch)[1][0::2]
+    ones = [set(map(tuple, epoch.flatten(1).tolist())) for epoch in images]
+    assert len(ones) == 3
+    assert len(ones[0] & ones[1]) < 200
+
+
+def test_an_interrupted_trial_with_augmentation_goes_on_bit_for_bit(
+    machine: Machine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = tiny(SMALL_AMP, augment=SHIFTS)
+    whole = numbers(train(trial, machine))
+    monkeypatch.setattr(trainer.loop, "CHECKPOINT_EVERY_SECONDS", 0)
+    list(train(trial, machine, path, stop=after(12)))
+    stored = load_checkpoint(path, trial.trial_id)
+    assert stored is not None
+    assert len(stored.records) == 1
+    assert numbers(train(trial, machine, path)) == whole
+
+
+def test_evaluation_sees_the_images_as_they_are(machine: Machine, path: Path) -> None:
+    trial = tiny(model=BN_MLP, augment=SHIFTS)
+    (*_, last) = train(trial, machine, path)
+    checkpoint, data = load_checkpoint(path, trial.trial_id), load(trial, machine)
+    assert checkpoint is not None
+    network = build_model(BN_MLP, (1, 8, 8), 10, init_seed=0)
+    network.load_state_dict(checkpoint.state["model"])
+    images, labels = seen(data, data.train)
+    expected = classification_metrics(network.eval()(images), labels)
+    assert last.metrics["train/nll"] == pytest.approx(expected.nll, rel=1e-6)
 
 
 def test_an_epoch_sees_every_example_once_in_an_order_of_its_own(

@@ -12,6 +12,7 @@ from search_spaces import recipes
 from trainer.config import (
     AdversarialTraining,
     Amp,
+    Augment,
     Dropout,
     Erm,
     Flooding,
@@ -35,6 +36,7 @@ BATCHES = 8
 
 SMALL_AMP = Amp(epsilon=0.1)
 BN_MLP = Mlp(hidden=(16,), norm="batch")
+SHIFTS = Augment(flip="none", crop_padding=1, cutout=2)
 METHODS: tuple[Method, ...] = (
     Erm(),
     Dropout(rate=0.1),

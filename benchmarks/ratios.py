@@ -1,0 +1,64 @@
+"""Ratios of times that are measured in turns, so that a machine whose speed drifts slows both sides of a ratio."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from trainer.data.splits import Examples
+
+
+class Ratio(NamedTuple):
+    """Quartiles over rounds. asked: the bound that the project sets itself, as text; empty for none."""
+
+    name: str
+    q1: float
+    median: float
+    q3: float
+    rounds: int
+    asked: str = ""
+
+    def __str__(self) -> str:
+        asked = f"  asked for: {self.asked}" if self.asked else ""
+        spread = f"[{self.q1:.2f}, {self.q3:.2f}]"
+        return f"{self.name:52} {self.median:7.2f}  {spread:16} {self.rounds:3} rounds{asked}"
+
+
+def ratio(name: str, pairs: Sequence[tuple[float, float]], asked: str = "") -> Ratio:
+    """Of the first to the second of each pair."""
+    q1, median, q3 = statistics.quantiles([one / other for one, other in pairs], n=4)
+    return Ratio(name, q1, median, q3, len(pairs), asked)
+
+
+def interleaved(sides: Sequence[Callable[[], object]], rounds: int, device: str = "cpu") -> Iterator[list[float]]:
+    """The wall time of each side in each round, in seconds; a round before the first one warms up."""
+    for number in range(rounds + 1):
+        times = [seconds(side, device) for side in sides]
+        if number:
+            yield times
+
+
+def seconds(work: Callable[[], object], device: str = "cpu") -> float:
+    """Wall time of one call, until the device has done all that it was given."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def synchronize(device: str) -> None:
+    """Wait for the device's queue; a CPU has none."""
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+def random_images(count: int, seed: int) -> Examples:
+    """uint8 [count, 3, 32, 32] and labels of ten classes: what the levels are does not change what they cost."""
+    source = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (count, 3, 32, 32), generator=source, dtype=torch.uint8)
+    return Examples(images, torch.arange(count) % 10)
