@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainer.custom_source import source_digest
-from trainer.declaration import Arguments, Declaration, Scalar, added_later, flatten, unflatten
+from trainer.declaration import Arguments, Declaration, Keywords, Scalar, added_later, flatten, unflatten
 
 REVISION = 1
 """Raised when a fix changes the numbers that a declaration leads to. tests/trainer/test_loop.py reminds."""
@@ -263,7 +263,7 @@ class Custom(Declaration):
     """
 
     function: str = dataclasses.field(kw_only=False)
-    arguments: Arguments = Arguments()
+    arguments: Keywords = Arguments()
     digest: str = ""
 
     def __post_init__(self) -> None:

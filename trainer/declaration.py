@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 Scalar = str | int | float | None | list[Any]
+Keywords = Mapping[str, str | int | float]
+"""The type of a field that takes a plain ``dict`` and keeps it as ``Arguments``."""
 D = TypeVar("D", bound="Declaration")
 
 
@@ -31,7 +33,7 @@ def added_later(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"added_later": True})
 
 
-class Arguments(Mapping[str, str | int | float]):
+class Arguments(Keywords):
     """Keyword arguments of a user's function: an immutable mapping, sorted by name, with values of plain types."""
 
     __slots__ = ("_items",)
@@ -99,7 +101,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return _one_of(value, typing.get_args(hint), where)
     if typing.get_origin(hint) is tuple:
         return _tuple(value, typing.get_args(hint)[0], where)
-    if hint is Arguments:
+    if hint == Keywords:
         return _arguments(value, where)
     if hint is float:
         return _float(value, where)
@@ -188,7 +190,7 @@ def unflatten(declaration: type[D], params: Mapping[str, Scalar], prefix: str = 
     rest = {key for key in params if key.startswith(prefix)}
     for name, hint in _hints(declaration).items():
         key = prefix + name
-        if hint is Arguments:
+        if hint == Keywords:
             given = {other for other in rest if other.startswith(key + ".")}
             arguments[name] = {other.removeprefix(key + "."): params[other] for other in given}
             rest -= given

@@ -1,11 +1,12 @@
 """PreActResNet18 for 32 × 32 images (He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016).
 
 The 18-layer network of He et al. (CVPR 2016) made of pre-activation blocks, with the start that networks for CIFAR
-have: a 3 × 3 convolution without pooling. Four stages of two blocks, of 64, 128, 256 and 512 channels; all but the first
-halve the image. 11.2 million weights with 10 classes. As the paper's appendix says, the first block's activation comes
-before the paths split, so that its shortcut carries it too, and one more follows the last block.
+have: a 3 × 3 convolution without pooling. Four stages of two blocks, of 64, 128, 256 and 512 channels; all but the
+first halve the image. 11.2 million weights with 10 classes. As the paper's appendix says, the first block's activation
+comes before the paths split, so that its shortcut carries it too, and one more follows the last block.
 
-The released form has biases in the convolutions of blocks and shortcuts, and each identity shortcut carries ReLU(BN(x)).
+In the released form the convolutions of blocks and shortcuts have biases, and each identity shortcut carries
+ReLU(BN(x)).
 """
 
 from __future__ import annotations

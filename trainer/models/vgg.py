@@ -1,8 +1,8 @@
 """VGG16 with BatchNorm (Simonyan and Zisserman, "Very Deep Convolutional Networks", ICLR 2015, Table 1, column D).
 
 Thirteen 3 × 3 convolutions of 64 to 512 channels in five stages, each ending in a 2 × 2 maximum; then two hidden layers
-of 4096 and the classifier: 33.6 million weights for 32 × 32 images and 10 classes. The paper does not have the BatchNorm
-(Ioffe and Szegedy 2015) after each convolution; its dropout in the hidden layers is left to the method
+of 4096 and the classifier: 33.6 million weights for 32 × 32 images and 10 classes. The paper has no BatchNorm (Ioffe
+and Szegedy 2015), which follows each convolution here; its dropout in the hidden layers is left to the method
 (``trainer.config.Dropout``). No difference of the released form is known.
 """
 
