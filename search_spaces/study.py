@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from trainer.config import TrialConfig, identity
 from trainer.declaration import ConfigError, Scalar
+from trainer.probe_config import Probe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,19 +37,23 @@ class Study:
     """A finite set of trials, in the order in which they are started; kept as a tuple.
 
     name: names the MLflow experiment and the report's folder. question: one sentence, shown with the results.
+    probes: what is measured of each finished trial, at most one of a kind; no part of a trial's identity.
     """
 
     name: str
     question: str
     trials: Sequence[TrialConfig]
+    probes: Sequence[Probe] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trials", tuple(self.trials))
+        object.__setattr__(self, "probes", tuple(self.probes))
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", str(self.name)):
             raise ConfigError(f"Study.name = {self.name!r}: must be lower-case letters, digits and '-', at most 64")
         if not self.trials or not all(isinstance(trial, TrialConfig) for trial in self.trials):
             raise ConfigError(f"Study.trials of {self.name!r}: must be one TrialConfig or more")
         _refuse_twins(self.trials)
+        _refuse_probes(self.probes)
 
     def cells(self) -> tuple[Cell, ...]:
         """The cells in order of first appearance, seeds rising."""
@@ -74,6 +79,18 @@ def _refuse_twins(trials: Iterable[TrialConfig]) -> None:
     for trial in trials:
         if seen.setdefault(trial.trial_id, trial) is not trial:
             raise ConfigError(f"Study.trials: {trial.method!r} with seed {trial.seed} stands twice: declare it once")
+
+
+def _refuse_probes(probes: Iterable[object]) -> None:
+    """Two of a kind would write the same metrics."""
+    kinds: set[str] = set()
+    for probe in probes:
+        if not isinstance(probe, Probe):
+            raise ConfigError(f"Study.probes: {probe!r} is none: Sharpness(radii=(0.05,)), say")
+        kind = type(probe).__name__
+        if kind in kinds:
+            raise ConfigError(f"Study.probes: a second {kind}: declare one of a kind (it may have several radii)")
+        kinds.add(kind)
 
 
 def varying_params(cells: Iterable[Mapping[str, Scalar]]) -> list[str]:

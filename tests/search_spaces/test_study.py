@@ -11,6 +11,7 @@ from search_spaces import recipes
 from search_spaces.study import Study, varying_params
 from trainer.config import Amp, Erm, Method, TrialConfig
 from trainer.declaration import ConfigError, Scalar
+from trainer.probe_config import Calibration, Sharpness
 
 
 def make_trial(method: Method, seed: int, **changes: Any) -> TrialConfig:
@@ -126,3 +127,22 @@ def test_trials_may_come_from_a_generator() -> None:
     study = Study(name="toy", question="?", trials=trials)
     assert [trial.seed for trial in study.trials] == [0, 1, 2]
     assert len(study.cells()) == 1
+
+
+PROBES = (Sharpness(radii=(0.1,)), Calibration())
+
+
+def test_probes_are_no_part_of_what_is_trained() -> None:
+    probed = Study(name="toy", question="?", trials=GRID.trials, probes=list(PROBES))
+    assert probed.probes == PROBES
+    assert [trial.trial_id for trial in probed.trials] == [trial.trial_id for trial in GRID.trials]
+    assert probed.cells() == GRID.cells()
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [((*PROBES, Sharpness(radii=(0.2,))), "a second Sharpness"), (("sharpness",), "'sharpness' is none")],
+)
+def test_bad_probes_are_refused(probes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Study(name="toy", question="?", trials=GRID.trials, probes=probes)
