@@ -25,6 +25,7 @@ MODES = {1: "L", 3: "RGB"}
 """PIL's names for grey and for colour."""
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """PIL's names for more than 8 bits a pixel, which its conversion would clip, not scale."""
+MEMINFO = Path("/proc/meminfo")
 TEST_SHARE = Holdout(fraction=0.2, seed=0)
 """What is suggested for a folder that is not split yet."""
 
@@ -60,7 +61,7 @@ class _Part(NamedTuple):
 def available_memory() -> int:
     """Bytes that a new tensor may take without swapping, as far as the system says."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = MEMINFO.read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -105,7 +106,7 @@ def _scan_part(folder: Path) -> tuple[_Part, list[str]]:
         if not path.is_dir():
             raise ConfigError(f"{path}: not in the folder of a class: images lie in {folder}/CLASS/")
     if len(folders) < 2:
-        raise ConfigError(f"{folder}: {len(folders)} classes: must be a folder a class, 2 or more")
+        raise ConfigError(f"{folder}: folders of {len(folders)} classes: must be of 2 or more")
     part = _Part([], [])
     for label, path in enumerate(folders):
         files = _images(path)

@@ -1,0 +1,366 @@
+"""A user's own images: read from folders, known by their digest, refused in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import trainer.data.image_folder
+import trainer.data.load
+from tests.trainer.trials import tiny
+from trainer.config import Holdout, ImageFolder, TrialConfig
+from trainer.data.fetch import fetch
+from trainer.data.image_folder import Folder, available_memory, read_folder
+from trainer.data.load import load
+from trainer.data.splits import Subset, digest, hold_out
+from trainer.declaration import ConfigError
+from trainer.machine import Machine
+
+CLASSES = ("cat", "dog", "emu")
+
+
+@pytest.fixture(autouse=True)
+def _anew() -> Iterator[None]:
+    trainer.data.load._load_part.cache_clear()
+    yield
+    trainer.data.load._load_part.cache_clear()
+
+
+def pixels(seed: int, height: int = 6, width: int = 5) -> np.ndarray[Any, Any]:
+    return np.random.RandomState(seed).randint(256, size=(height, width, 3), dtype="uint8")
+
+
+def save(path: Path, seed: int, height: int = 6, width: int = 5, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(seed, height, width)).save(path, **options)
+
+
+def fill(folder: Path, each: int, first: int = 0, backwards: bool = False) -> Path:
+    """Image number ``n`` of class ``label`` has the pixels of seed first + 100 · label + n."""
+    order = [(label, number) for label in range(len(CLASSES)) for number in range(each)]
+    for label, number in reversed(order) if backwards else order:
+        save(folder / CLASSES[label] / f"{number:02}.png", first + 100 * label + number)
+    return folder
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """A folder with 4 training and 2 test images a class."""
+    fill(tmp_path / "mine" / "train", 4)
+    return fill(tmp_path / "mine" / "test", 2, first=50).parent
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Path:
+    return fill(tmp_path / "mine", 10)
+
+
+def trial(declared: ImageFolder, **changes: Any) -> TrialConfig:
+    base = tiny(dataset=declared, validation=None, evaluate="test")
+    return dataclasses.replace(base, **changes)
+
+
+def refusal(act: Callable[[], Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def read(folder: Path, size: int | None = None, channels: int = 3) -> Folder:
+    return read_folder(folder, size, channels)
+
+
+# ---- What is read
+
+
+def test_images_are_in_the_order_of_names_with_their_classes(split: Path) -> None:
+    found = read(split)
+    assert found.classes == list(CLASSES)
+    for part, each, first in (("train", 4, 0), ("test", 2, 50)):
+        images, labels = found.parts[part]  # type: ignore[index]
+        assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+        assert labels.tolist() == [label for label in range(3) for _ in range(each)]
+        expected = [pixels(first + 100 * label + number) for label in range(3) for number in range(each)]
+        np.testing.assert_array_equal(images.numpy(), np.stack(expected).transpose(0, 3, 1, 2))
+
+
+def test_the_order_of_creation_and_hidden_files_are_nothing(tmp_path: Path, single: Path) -> None:
+    other = fill(tmp_path / "other", 10, backwards=True)
+    (other / ".DS_Store").write_text("x")
+    (other / ".git").mkdir()
+    (other / "cat" / "._00.png").write_text("x")
+    assert read(other).declaration == read(single).declaration
+
+
+def test_every_pixel_and_every_label_is_in_the_digest(single: Path) -> None:
+    before = read(single).declaration.digest
+    (single / "dog" / "00.png").rename(single / "cat" / "99.png")
+    moved = read(single).declaration.digest
+    changed = pixels(3)
+    changed[5, 4, 2] ^= 1
+    Image.fromarray(changed).save(single / "cat" / "03.png")
+    assert len({before, moved, read(single).declaration.digest}) == 3
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_images_of_other_kinds_become_colour(tmp_path: Path, mode: str) -> None:
+    folder = fill(tmp_path / "mine", 2)
+    stored = Image.fromarray(pixels(0)).convert(mode)
+    path = folder / "cat" / f"00.{'tiff' if mode == 'CMYK' else 'png'}"
+    (folder / "cat" / "00.png").unlink()
+    stored.save(path)
+    expected = np.asarray(stored.convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(read(folder).parts["all"].images[0].numpy(), expected)
+
+
+def test_grey_on_request(single: Path) -> None:
+    images = read(single, channels=1).parts["all"].images
+    assert images.shape == (30, 1, 6, 5)
+    np.testing.assert_array_equal(images[0, 0].numpy(), np.asarray(Image.fromarray(pixels(0)).convert("L")))
+
+
+def test_size_resizes_the_shorter_side_and_keeps_the_middle(tmp_path: Path) -> None:
+    """A wide image with a ramp from left to right and a tall one from top to bottom: the ends of the ramp are cut."""
+    ramp = np.linspace(0, 240, 24).astype("uint8")
+    wide = np.repeat(np.tile(ramp, (12, 1))[:, :, None], 3, axis=2)
+    for name, image in (("wide", wide), ("tall", wide.transpose(1, 0, 2))):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path / "mine" / name / "0.png")
+    tall, cut = read(tmp_path / "mine", size=6).parts["all"].images
+    assert cut.shape == (3, 6, 6)
+    assert torch.equal(tall, cut.transpose(1, 2))
+    assert cut[0, 3].tolist() == pytest.approx([67.5, 88.5, 109, 130, 151, 172], abs=3)
+    assert cut.float().std(1).max() == 0
+
+
+def test_size_is_antialiased(tmp_path: Path) -> None:
+    """Stripes that are too fine for the small image become grey, not stripes of another width."""
+    stripes = np.zeros((64, 64, 3), dtype="uint8")
+    stripes[:, ::2] = 200
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(stripes).save(tmp_path / name / "0.png")
+    inner = read(tmp_path, size=8).parts["all"].images[:, :, :, 2:-2].float()
+    assert inner.mean().item() == pytest.approx(100, abs=2)
+    assert inner.std().item() < 3
+
+
+def test_size_makes_images_of_many_sizes_one(tmp_path: Path) -> None:
+    for place, (height, width) in enumerate([(9, 7), (5, 30), (4, 4), (3, 2)]):
+        save(tmp_path / "ab"[place % 2] / f"{place}.png", place, height, width)
+    assert read(tmp_path, size=4).parts["all"].images.shape == (4, 3, 4, 4)
+
+
+# ---- From the folder to a trial
+
+
+def test_a_split_folder_is_declared_stored_and_loaded(split: Path, fresh: Machine) -> None:
+    found = read(split)
+    declared = found.declaration
+    train, test = found.parts["train"], found.parts["test"]
+    assert declared == ImageFolder(digest=f"{digest(train)}:{digest(test)}", classes=3)
+    stored = found.store(fresh.data_dir)
+    assert [path.name for path in stored] == [f"imagefolder-{p}-{digest(found.parts[p])}.pt" for p in found.parts]
+    data = load(trial(declared), fresh)
+    assert (data.classes, data.scale.levels) == (3, 255)
+    for subset, examples in ((data.train, train), (data.test, test)):
+        assert_whole(subset, examples.images, examples.labels)
+
+
+def assert_whole(subset: Subset | None, images: torch.Tensor, labels: torch.Tensor) -> None:
+    assert subset is not None
+    taken = subset.stored.take(subset.index)
+    assert torch.equal(taken.images, images)
+    assert torch.equal(taken.labels, labels)
+
+
+def test_a_search_trial_opens_no_test_file(split: Path, fresh: Machine) -> None:
+    found = read(split)
+    found.store(fresh.data_dir)[1].write_bytes(b"not to be opened")
+    searched = trial(found.declaration, validation=Holdout(fraction=0.25), evaluate="val")
+    assert len(load(searched, fresh).train) == 9
+
+
+def test_a_single_folder_is_split_as_declared(single: Path, fresh: Machine) -> None:
+    found = read(single)
+    declared = found.declaration
+    assert declared == ImageFolder(digest=digest(found.parts["all"]), classes=3, test=Holdout(fraction=0.2, seed=0))
+    found.store(fresh.data_dir)
+    data = load(trial(declared, validation=Holdout(fraction=0.25), evaluate="val+test"), fresh)
+    assert data.val is not None
+    assert data.test is not None
+    parts = (data.train, data.val, data.test)
+    assert [len(part) for part in parts] == [18, 6, 6]
+    assert sorted(place for part in parts for place in part.index.tolist()) == list(range(30))
+    assert all(part.labels.bincount().tolist() == [len(part) // 3] * 3 for part in parts)
+    assert data.train.stored is data.test.stored, "one copy"
+    _, held_out = hold_out(found.parts["all"].labels, Holdout(fraction=0.2, seed=0))
+    assert torch.equal(data.test.index, held_out)
+    assert len(load(trial(declared, validation=Holdout(fraction=0.25), evaluate="val"), fresh).train) == 18
+
+
+def test_another_share_or_seed_is_another_test_set(single: Path, fresh: Machine) -> None:
+    found = read(single)
+    found.store(fresh.data_dir)
+
+    def test_set(**changes: Any) -> list[int]:
+        declared = dataclasses.replace(found.declaration, test=Holdout(**{"fraction": 0.2, "seed": 0} | changes))
+        subset = load(trial(declared), fresh).test
+        assert subset is not None
+        return subset.index.tolist()
+
+    assert len(test_set(fraction=0.5)) == 15
+    assert test_set(seed=1) != test_set()
+    assert test_set() == test_set()
+
+
+def test_storing_again_changes_nothing_and_mends_what_is_damaged(split: Path, fresh: Machine) -> None:
+    paths = read(split).store(fresh.data_dir)
+    before = [(path.stat().st_mtime_ns, path.stat().st_ino) for path in paths]
+    assert read(split).store(fresh.data_dir) == paths
+    assert [(path.stat().st_mtime_ns, path.stat().st_ino) for path in paths] == before
+    content = paths[0].read_bytes()
+    paths[0].write_bytes(content[:-100])
+    read(split).store(fresh.data_dir)
+    assert paths[0].read_bytes() == content
+
+
+def test_what_is_not_on_this_machine_is_asked_for(split: Path, fresh: Machine) -> None:
+    declared = read(split).declaration
+    for act in (lambda: load(trial(declared), fresh), lambda: fetch(declared, fresh.data_dir)):
+        message = refusal(act)
+        assert f"imagefolder-train-{declared.digest[:16]}.pt is not in {fresh.data_dir}" in message
+        assert "run `python -m sweeps digest PATH` on this machine" in message
+
+
+def test_other_content_under_the_name_is_refused(split: Path, fresh: Machine) -> None:
+    paths = read(split).store(fresh.data_dir)
+    declared = read(split).declaration
+    paths[0].write_bytes(paths[1].read_bytes())
+    for act in (lambda: load(trial(declared), fresh), lambda: fetch(declared, fresh.data_dir)):
+        message = refusal(act)
+        assert f"the train part is {declared.digest[17:]}, declared is {declared.digest[:16]}" in message
+        assert f"delete {paths[0]} and run `python -m sweeps digest PATH` again" in message
+
+
+def test_the_declared_number_of_classes_is_verified(split: Path, fresh: Machine) -> None:
+    found = read(split)
+    found.store(fresh.data_dir)
+    for wrong in (2, 4):
+        declared = dataclasses.replace(found.declaration, classes=wrong)
+        message = refusal(lambda declared=declared: load(trial(declared), fresh))  # type: ignore[misc]
+        assert message == f"ImageFolder.classes = {wrong}: must be 3, as these images have"
+
+
+# ---- What is refused
+
+
+def deep(folder: Path) -> None:
+    Image.fromarray(np.full((6, 5), 40_000, dtype="uint16")).save(folder / "cat" / "00.png")
+
+
+def truncated(folder: Path) -> None:
+    save(folder / "cat" / "00.png", 0, 60, 50)
+    for path in folder.glob("*/*.png"):
+        save(path, 0, 60, 50)
+    path = folder / "cat" / "00.png"
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def nested(folder: Path) -> None:
+    save(folder / "dog" / "young" / "0.png", 0)
+
+
+def stray(folder: Path) -> None:
+    save(folder / "stray.png", 0)
+
+
+def no_image(folder: Path) -> None:
+    (folder / "dog" / "notes.txt").write_text("good dogs")
+
+
+def empty_class(folder: Path) -> None:
+    (folder / "fox").mkdir()
+    (folder / "fox" / ".keep").touch()
+
+
+def one_class(folder: Path) -> None:
+    for name in ("cat", "dog"):
+        for path in (folder / name).iterdir():
+            path.unlink()
+        (folder / name).rmdir()
+
+
+def another_size(folder: Path) -> None:
+    save(folder / "dog" / "03.png", 0, height=8, width=9)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (deep, r"cat/00\.png: more than 8 bits a pixel"),
+        (truncated, r"cat/00\.png: cannot be decoded \(.*truncated"),
+        (nested, "dog/young: a folder within a class, 'dog'"),
+        (stray, r"stray\.png: not in the folder of a class"),
+        (no_image, r"dog/notes\.txt: not an image"),
+        (empty_class, "fox: no image in it"),
+        (one_class, "mine: folders of 1 classes: must be of 2 or more"),
+        (another_size, r"dog/03\.png has 9 × 8 pixels, 00\.png 5 × 6: .* --size 5"),
+    ],
+)
+def test_what_cannot_be_a_data_set_is_refused_by_name(
+    single: Path, spoil: Callable[[Path], None], expected: str
+) -> None:
+    spoil(single)
+    assert re.search(expected, refusal(lambda: read(single)))
+
+
+def test_folders_that_are_not_there_or_empty(tmp_path: Path) -> None:
+    assert refusal(lambda: read(tmp_path / "none")) == f"{tmp_path / 'none'}: no such folder"
+    assert "folders of 0 classes" in refusal(lambda: read(tmp_path))
+
+
+@pytest.mark.parametrize(("part", "other"), [("train", "test"), ("test", "train")])
+def test_both_parts_have_the_same_classes(split: Path, part: str, other: str) -> None:
+    save(split / part / "fox" / "0.png", 0)
+    assert f"class 'fox' is in {part} alone" in refusal(lambda: read(split))
+
+
+def test_nothing_beside_train_and_test_is_passed_over(split: Path) -> None:
+    (split / "val").mkdir()
+    assert f"{split / 'val'}: beside train and test nothing is read" in refusal(lambda: read(split))
+
+
+def test_too_many_images_for_the_memory_are_refused_before_any_is_decoded(
+    split: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 18 * 3 * 6 * 5
+    assert read_folder(split, None, 3, memory=lambda: needed).classes == list(CLASSES)
+    monkeypatch.setattr(trainer.data.image_folder, "_decode", lambda *_: pytest.fail("decoded"))
+    message = refusal(lambda: read_folder(split, None, 3, memory=lambda: needed - 1))
+    assert "18 images [3, 6, 5] take 0.0 GB of memory" in message
+    assert "--size" in message
+    with pytest.raises(pytest.fail.Exception):
+        read_folder(split, None, 1, memory=lambda: needed // 3)
+
+
+def test_available_memory_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page, total = 4096, 10**6
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": page, "SC_PHYS_PAGES": total}.get)
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(trainer.data.image_folder, "MEMINFO", meminfo)
+    assert available_memory() == page * total
+    meminfo.write_text("MemTotal:  900 kB\nMemFree:   100 kB\nMemAvailable:    512 kB\n")
+    assert available_memory() == 512 * 1024
+    meminfo.write_text("MemTotal:  900 kB\n")
+    assert available_memory() == page * total
