@@ -26,7 +26,7 @@ from trainer.machine import RESULTS_VARIABLE, Results
 STUDY = """
 from dataclasses import replace
 from search_spaces import recipes
-from search_spaces.catalog import find
+from search_spaces.study import Study
 from trainer.config import *
 
 STUDY = Study(name="mine", question="?", trials=[
