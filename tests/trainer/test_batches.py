@@ -87,6 +87,16 @@ def test_neither_batches_nor_chunks_show(augment: Augment, monkeypatch: pytest.M
         assert torch.equal(epoch(train, order, augment, size=size).images, whole.images)
 
 
+def test_only_the_last_batch_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images are augmented at a time."""
+    train = subset()
+    for images in (1, 30, 55):
+        monkeypatch.setattr(trainer.data.batches, "CHUNK_VALUES", images * 3 * 32 * 32)
+        randomness = np.random.RandomState(0)
+        found = batches(train, torch.arange(60), 25, SCALE, augment=AUGMENTS[0], randomness=randomness)
+        assert [len(batch.labels) for batch in found] == [25, 25, 10]
+
+
 @pytest.mark.parametrize("augment", AUGMENTS)
 def test_an_example_depends_on_the_random_state_and_its_place(augment: Augment) -> None:
     train = subset()
@@ -130,7 +140,9 @@ def test_images_of_any_size_and_one_channel(shape: tuple[int, int, int], levels:
     train = Subset(Examples(images, torch.arange(10)), torch.arange(10))
     scale = PixelScale(torch.full((1, 1, 1, 1), levels / 2), torch.full((1, 1, 1, 1), levels / 4), levels)
     augment = Augment(flip="none", crop_padding=2, crop_fill="gray", cutout=4)
-    assert epoch(train, torch.arange(10), augment, scale=scale).images.shape == (10, *shape)
+    found = epoch(train, torch.arange(10), augment, scale=scale).images
+    assert found.shape == (10, *shape)
+    assert found.abs().max() <= 2  # what a crop uncovers has a level of these images, too
     policy = Augment(flip="none", crop_padding=2, policy="cifar10")
     with pytest.raises(ConfigError, match=f"'none' for images of 1 channels and {levels} levels"):
         batches(train, torch.arange(10), 5, scale, augment=policy, randomness=np.random.RandomState(0))
