@@ -58,6 +58,14 @@ from sweeps.worker import Report, job, run_trial  # noqa: E402
 SHORT_FOLDER = "/tmp"  # noqa: S108  only folders that mkdtemp makes there are used
 OBJECT_STORE_BYTES = 100 * 2**20
 LOST_WORKER_TRIES = 3
+STATES: dict[str, State] = {
+    "finished": "finished",
+    "diverged": "diverged",
+    "failed": "failed",
+    "out_of_memory": "failed",
+    "stopped": "pending",
+}
+"""What the ledger makes of a worker's outcome; the cause says which failure it was."""
 GRACE_SECONDS = 10.0  # after a signal: for trials and Tune to end before the process goes all the same
 
 
@@ -215,7 +223,9 @@ class LedgerSearcher(Searcher):
             return None if self._live else Searcher.FINISHED
         self._live[trial_id] = row.trial_id
         self._launch.courier.send(Delivery(self._by_id[row.trial_id], "leased"))
-        machine = Machine(data_dir=self._sweep.results.data, device=self._sweep.device, threads=1)
+        machine = Machine(
+            data_dir=self._sweep.results.data, device=self._sweep.device, threads=1, code_dir=self._sweep.code_dir
+        )
         return job(row.params, self._sweep.results.checkpoint(row.trial_id), machine, self._stop.file)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -226,8 +236,7 @@ class LedgerSearcher(Searcher):
         report = Report.decode(result)
         if report.outcome is not None:
             del self._live[trial_id]
-            states: dict[str, State] = {"finished": "finished", "diverged": "diverged", "failed": "failed"}
-            self._settle(ours, report, states.get(report.outcome, "pending"))
+            self._settle(ours, report, STATES[report.outcome])
         elif self._sweep.ledger.holds(ours, self._launch.owner):
             self._launch.courier.send(Delivery(self._by_id[ours], "leased", report.records))
 

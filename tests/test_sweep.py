@@ -190,3 +190,34 @@ def test_a_lost_worker_costs_nothing_but_time(workplace: Path) -> None:
     trainers[0].kill()
     assert process.wait(timeout=120) == 0, (workplace / "log").read_text()
     assert_equals_undisturbed(workplace)
+
+
+NETWORK_FILE = """
+from torch import nn
+
+
+def make(shape, classes, width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], width), nn.ReLU(), nn.Linear(width, classes))
+"""
+OWN_NETWORK_STUDY = """
+from dataclasses import replace
+
+from search_spaces import recipes
+from search_spaces.study import Study
+from trainer.config import Custom, Erm
+
+NETWORK = Custom("my_network:make", arguments={"width": 8})
+STUDY = Study(
+    name="own-network",
+    question="Is a network beside the study's file found by the workers?",
+    trials=[replace(recipes.digits_mlp(Erm(), 0), model=NETWORK, epochs=2, lr_milestones=())],
+)
+"""
+
+
+def test_workers_find_a_network_beside_the_studys_file(workplace: Path) -> None:
+    (workplace / "my_network.py").write_text(NETWORK_FILE)
+    (workplace / "own.py").write_text(OWN_NETWORK_STUDY)
+    process = start(workplace, "run", str(workplace / "own.py"))
+    assert process.wait(timeout=120) == 0, (workplace / "log").read_text()
+    assert states(Results(workplace / "results"), find(str(workplace / "own.py"))) == {"finished": 1}
