@@ -10,19 +10,31 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from trainer.config import (
+    AdversarialTraining,
     Amp,
     Augment,
     Cifar10,
     Cifar100,
+    ClipGradients,
     Dataset,
     Digits,
+    Dropout,
+    Erm,
+    Flooding,
     Holdout,
+    LabelSmoothing,
     Method,
+    MixUp,
     Mlp,
     Mnist5k,
+    Model,
     Normalization,
+    PreActResNet18,
+    Rmp,
     Svhn,
     TrialConfig,
+    Vgg16,
+    WideResNet,
 )
 from trainer.declaration import ConfigError
 
@@ -132,3 +144,89 @@ def cutout(dataset: Dataset, protocol: Protocol) -> Augment:
 def autoaugment(dataset: Dataset, protocol: Protocol) -> Augment:
     """Cutout, and the policy found on CIFAR-10 or SVHN (§5.2, "AutoAugment"). Raises ConfigError as above."""
     return dataclasses.replace(cutout(dataset, protocol), policy=_published(dataset).policy)
+
+
+def amp(epsilon: float, inner_lr: float, protocol: Protocol) -> Amp:
+    """AMP with one inner step: the ball over all weights as written, one for each tensor as released."""
+    if protocol == "as_written":
+        return Amp(epsilon=epsilon, inner_lr=inner_lr)
+    return Amp(epsilon=epsilon, inner_lr=inner_lr, ball="per_tensor", bn_stats="all")
+
+
+TABLE1_AMP: Mapping[type[Model], tuple[float, float]] = {PreActResNet18: (0.5, 1.0), Vgg16: (0.1, 0.2)}
+"""ε and ζ of Table 1 (§5.1, where ζ is misprinted as γ)."""
+TABLE2_AMP = {"vanilla": (0.5, 1.0), "cutout": (0.3, 0.5), "autoaugment": (0.1, 0.1)}
+"""ε and ζ of Table 2 (§5.2), for both of its networks."""
+
+
+RELEASED_ADVERSARIAL_TRAINING = AdversarialTraining(
+    step=1.0, unit="normalized", start="random", gradient_mode="eval", clip="none", bn_stats="adversarial"
+)
+
+
+def table1_methods(model: PreActResNet18 | Vgg16, protocol: Protocol) -> tuple[Method, ...]:
+    """The eight methods of Table 1 with the settings of §5.1, in its order."""
+    ours = amp(*TABLE1_AMP[type(model)], protocol)
+    if protocol == "as_written":
+        return (
+            Erm(),
+            Dropout(rate=0.1),
+            LabelSmoothing(smoothing=0.2),
+            Flooding(level=0.02),
+            MixUp(alpha=1.0),
+            AdversarialTraining(step=1.0),
+            Rmp(epsilon=0.1),
+            ours,
+        )
+    return (
+        Erm(),
+        Dropout(rate=0.1, placement="released"),
+        LabelSmoothing(smoothing=0.2, spread="other_classes"),
+        Flooding(level=0.02),
+        MixUp(alpha=1.0),
+        RELEASED_ADVERSARIAL_TRAINING,
+        Rmp(epsilon=0.1, law="box", bn_stats="perturbed"),
+        ours,
+    )
+
+
+def in_form_of(model: Model, protocol: Protocol) -> Model:
+    """``model`` in its published form as written, in its released one, where that differs, as released."""
+    if isinstance(model, PreActResNet18 | WideResNet):
+        return dataclasses.replace(model, form="published" if protocol == "as_written" else "released")
+    return model
+
+
+def paper_trial(
+    method: Method, model: Model, dataset: Dataset, augment: Augment | None, seed: int, protocol: Protocol
+) -> TrialConfig:
+    """A trial of Table 1 or 2: SGD, η = 0.1, divided by ten after epochs 100 and 150 of 200, batch 50 (§5.1).
+
+    It is trained on the whole training set and evaluated on the test set. As released SGD has Nesterov's momentum, the
+    optimizer's gradient is clipped at a norm of 50 and images are normalised with published constants; as written with
+    those of the training set. Raises ConfigError for a data set that the released code has no constants for.
+    """
+    written = TrialConfig(
+        method=method,
+        model=in_form_of(model, protocol),
+        dataset=dataset,
+        seed=seed,
+        validation=None,
+        evaluate="test",
+        epochs=200,
+        batch_size=50,
+        lr=0.1,
+        lr_milestones=(100, 150),
+        lr_decay=0.1,
+        momentum=0.9,
+        weight_decay=1e-4,
+        augment=augment,
+    )
+    if protocol == "as_written":
+        return written
+    return dataclasses.replace(
+        written,
+        momentum_form="nesterov",
+        clip_gradients=ClipGradients(max_norm=50.0, passes="outer"),
+        normalization=normalization(dataset),
+    )

@@ -203,11 +203,11 @@ class _Session:
 
     @torch.no_grad()
     def _predict(self, subset: Subset) -> tuple[Tensor, Tensor]:
-        """Logits [n, classes] of the model as it is, and labels [n]."""
+        """Logits [n, classes] of the model as it is, and labels [n], on the CPU: there sums have one order."""
         order = torch.arange(len(subset))
         found = [(self.model(b.images), b.labels) for b in batches(subset, order, EVALUATION_BATCH, self.data.scale)]
         logits, labels = zip(*found, strict=True)
-        return torch.cat(logits), torch.cat(labels)
+        return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
     def _refuse_batch_of_one(self) -> None:
         """BatchNorm cannot normalise over one example; better said before the first epoch than in its last batch."""
