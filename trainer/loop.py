@@ -25,7 +25,7 @@ from trainer.metrics import classification_metrics
 from trainer.models.registry import build_model
 from trainer.precision import set_precision
 from trainer.records import EpochRecord
-from trainer.streams import augmentation, generator, stream_seed
+from trainer.streams import augmentation, generator, own_randomness, stream_seed
 
 CHECKPOINT_EVERY_SECONDS = 10.0
 EVALUATION_BATCH = 200  # small, for the caches of a CPU
@@ -158,7 +158,8 @@ class _Session:
     def epoch(self, number: int, stop: Callable[[], bool]) -> EpochRecord | None:
         """Train one epoch and evaluate, or None when stopped in the middle. Raises Diverged."""
         started, lr = time.perf_counter(), self.scheduler.get_last_lr()[0]
-        criterion = self._train_epoch(number, stop)
+        with own_randomness(self.trial.seed, number, self.machine.device):
+            criterion = self._train_epoch(number, stop)
         if criterion is None:
             return None
         self.scheduler.step()

@@ -6,7 +6,9 @@ weights, order and crops whatever the method: seeds are true pairs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -29,6 +31,20 @@ def augmentation(seed: int, epoch: int) -> RandomState:
     """Where the augmentation of one epoch draws from; made anew for each, so there is no state to store."""
     content = _digest(f"augment:{seed}:{epoch}")
     return RandomState([int.from_bytes(content[start : start + 4], "big") for start in range(0, 32, 4)])
+
+
+@contextlib.contextmanager
+def own_randomness(seed: int, epoch: int, device: str) -> Iterator[None]:
+    """Let what is drawn from torch's global generators within, by a user's network say, depend on seed and epoch alone.
+
+    Afterwards they are as they were.
+    """
+    number = int.from_bytes(_digest(f"network:{seed}:{epoch}")[:8], "big") >> 1
+    with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
+        torch.default_generator.manual_seed(number)
+        if device != "cpu":
+            torch.cuda.manual_seed(number)
+        yield
 
 
 def _digest(text: str) -> bytes:

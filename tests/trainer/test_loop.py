@@ -29,7 +29,8 @@ from tests.trainer.trials import (
     tiny,
 )
 from trainer.checkpoint import load_checkpoint
-from trainer.config import REVISION, Amp, ClipGradients, Erm, Holdout, Method, Mlp, TrialConfig
+from trainer.config import REVISION, Amp, ClipGradients, Custom, Erm, Holdout, Method, Mlp, TrialConfig
+from trainer.custom_source import source_digest
 from trainer.data.load import load
 from trainer.data.splits import Examples
 from trainer.declaration import ConfigError
@@ -161,6 +162,31 @@ def test_an_interrupted_trial_with_augmentation_goes_on_bit_for_bit(
     assert stored is not None
     assert len(stored.records) == 1
     assert numbers(train(trial, machine, path)) == whole
+
+
+RANDOM_NETWORK = """
+from torch import nn
+
+def make(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, classes))
+"""
+
+
+def test_a_users_network_that_draws_by_itself_is_as_repeatable_as_ours(
+    data_dir: Path, tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random_network.py").write_text(RANDOM_NETWORK)
+    machine = Machine(data_dir=data_dir, code_dir=tmp_path)
+    network = Custom("random_network:make", digest=source_digest("random_network", [tmp_path]))
+    trial = tiny(SMALL_AMP, model=network)
+    before, whole = torch.get_rng_state(), numbers(train(trial, machine))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    monkeypatch.setattr(trainer.loop, "CHECKPOINT_EVERY_SECONDS", 0)
+    list(train(trial, machine, path, stop=after(12)))
+    torch.rand(3)
+    assert numbers(train(trial, machine, path)) == whole
+    assert len({record["train/criterion"] for record in whole}) == 3
 
 
 def test_evaluation_sees_the_images_as_they_are(machine: Machine, path: Path) -> None:

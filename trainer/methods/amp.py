@@ -2,8 +2,8 @@
 
 For a mini-batch: Δ ← 0; N times Δ ← Δ + ζ ∇L(θ + Δ), brought back to the ball ‖Δ‖ ≤ ε; then the step on θ uses
 ∇L(θ + Δ). Settings of the paper (§5.1, §5.2, where ζ is misprinted as γ), N = 1: ε = 0.5, ζ = 1 for PreActResNet18 and
-ε = 0.1, ζ = 0.2 for VGG16; Figure 8 has ζ = 2, N = 2. Where the text and the authors' released code differ: ``ball`` and
-``bn_stats``, and that the latter clips every pass (``ClipGradients``). Ours is the text's by default.
+ε = 0.1, ζ = 0.2 for VGG16; Figure 8 has ζ = 2, N = 2. Where the text and the authors' released code differ: ``ball``
+and ``bn_stats``, and that the code of 2021 clips every pass (``ClipGradients``). The defaults are the text's.
 
 ``amp_gradient`` is for anybody's loop; ``AmpMethod`` is the trainer's use of it.
 """

@@ -1,6 +1,7 @@
 """Sharpness-aware minimisation (Foret et al., ICLR 2021, equations 2 and 3), AMP's closest rival.
 
-Not among the paper's methods; the usual radius on CIFAR is ρ = 0.05. The gradient at θ + ρ·g/‖g‖, g the gradient at θ: always on the sphere, where AMP with N = 1 is on it only if ζ‖g‖ ≥ ε.
+The gradient at θ + ρ·g/‖g‖, g the gradient at θ: always on the sphere, where AMP with N = 1 is on it only if ζ‖g‖ ≥ ε.
+Not among the paper's methods; its own authors use ρ = 0.05 on CIFAR.
 """
 
 from __future__ import annotations
