@@ -147,7 +147,9 @@ def test_fetch_without_a_network(
 
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     message = refusal(capsys, "fetch", study_file(tmp_path, "Cifar10()"))
-    assert re.match(r"Cifar10: no download \(.*refused.*\): try again, or put cifar-10-python\.tar\.gz \(", message)
+    assert re.match(
+        r"Cifar10: could not be downloaded \(.*refused.*\): try again, or put cifar-10-python\.tar\.gz \(", message
+    )
     assert f"into {results.data} " in message
 
 
