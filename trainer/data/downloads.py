@@ -67,8 +67,8 @@ def _obtain(archive: Archive, name: str, data_dir: Path) -> None:
         reason = " ".join(str(error).split()).rstrip(".")
         instead = "instead of what is there now " if (data_dir / archive.file).exists() else ""
         raise ConfigError(
-            f"{name}: could not be downloaded ({reason}): try again, or put {archive.file} ({archive.url}, MD5 {archive.md5})"
-            f" into {data_dir} {instead}and run this again"
+            f"{name}: could not be downloaded ({reason}): try again, or put {archive.file}"
+            f" ({archive.url}, MD5 {archive.md5}) into {data_dir} {instead}and run this again"
         ) from error
 
 
