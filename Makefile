@@ -10,7 +10,7 @@ RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep plan status report ui fetch digest test lint format types golden bench-trainer clean
+.PHONY: help install studies sweep plan probe status report ui fetch digest test lint format types golden bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -32,6 +32,9 @@ studies: .venv/installed ## list the built-in studies
 
 plan: .venv/installed ## show the cells of STUDY and how much of it is finished
 	@$(RUN) -m sweeps plan '$(STUDY)'
+
+probe: .venv/installed ## measure the probes that STUDY declares of its finished trials; sweep does it as well
+	@$(RUN) -m sweeps probe '$(STUDY)' $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
 
 status: .venv/installed ## show how far STUDY is, and why trials failed
 	@$(RUN) -m sweeps status '$(STUDY)'

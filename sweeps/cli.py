@@ -1,4 +1,4 @@
-"""``python -m sweeps``: fetch the data of a study, plan, run, status and publish it.
+"""``python -m sweeps``: fetch the data of a study, plan, run, probe, status and publish it.
 
 The command line takes a study and facts of the machine, never a hyper-parameter. Exit codes: 0 all trials finished, 1
 some failed or diverged, 2 bad input, 130 interrupted.
@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         (_plan, "show a study's cells and how much of it is finished"),
         (_fetch, "bring a study's data into the data folder: downloads what is to be downloaded"),
         (_digest, "read a folder of your own images and print the line by which a study declares them"),
-        (_run, "train what is not finished yet"),
+        (_run, "train what is not finished yet, then measure the probes that the study declares"),
+        (_probe, "measure the declared probes of the finished trials"),
         (_status, "show how far a study is, and why trials failed"),
         (_publish, "put the study's report into MLflow"),
         (_ui, "browse results in MLflow's own pages, on this machine alone"),
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey (default: %(default)s)")
         elif command is not _list:
             sub.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
-        if command is _run:
+        if command in (_run, _probe):
             sub.add_argument("--jobs", type=_positive, default=_cores(), help="trials at a time (default: %(default)s)")
             sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     return parser
@@ -167,6 +168,14 @@ def _fetch(options: argparse.Namespace) -> int:
 def _digest(options: argparse.Namespace) -> int:
     take_in(options.folder, options.size, options.channels, Results.here().data)
     return 0
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from sweeps.probe import probe
+
+    study = find(options.study)
+    results, ledger = _open(study)
+    return probe(Sweep(study, options.study, results, ledger, options.jobs, options.device))
 
 
 def _publish(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from collections import Counter
 
 from sweeps.delivery import Courier, deliver_missing
 from sweeps.ledger import OVER
+from sweeps.probe import measure_probes
 from sweeps.progress import Progress, duration
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import UNREACHABLE, Tracker, first_line, open_tracker
@@ -15,8 +16,15 @@ DELIVERY_PATIENCE_SECONDS = 60.0
 
 
 def run(sweep: Sweep) -> int:
-    """Train what is left, deliver what is due, say how it stands; the exit code is returned."""
+    """Train what is left, deliver what is due, measure the declared probes; the exit code is returned."""
     tracker = open_tracker(sweep.study, sweep.ledger, sweep.results)
+    code = _finish_training(sweep, tracker)
+    if code != INTERRUPTED and sweep.study.probes:
+        code = max(code, measure_probes(sweep, tracker))
+    return code
+
+
+def _finish_training(sweep: Sweep, tracker: Tracker) -> int:
     sweep.ledger.retry_failed(sweep.trial_ids)
     name, total, started = sweep.study.name, len(sweep.trial_ids), time.monotonic()
     over = sum(row.state in OVER for row in sweep.rows().values())

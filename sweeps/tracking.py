@@ -285,6 +285,17 @@ class Tracker:
         self._set_status(run, "FINISHED")
         return True
 
+    def add(self, trial: TrialConfig, metrics: Mapping[str, float]) -> None:
+        """Write numbers found after the training, finite ones, at step 0; those that the run shows already are not.
+
+        What is written last is what MLflow shows. Raises KeyError where there is no run of the trial.
+        """
+        run_id, now = self.run_id(trial.trial_id), time.time_ns() // 1_000_000
+        shown = self._client.get_run(run_id).data.metrics if metrics else {}
+        new = [Metric(name, value, now, 0) for name, value in metrics.items() if shown.get(name) != value]
+        for start in range(0, len(new), METRICS_A_CALL):
+            self._client.log_batch(run_id, new[start : start + METRICS_A_CALL])
+
     def has_run(self, trial: TrialConfig) -> bool:
         """Whether this experiment has a run of the trial, of whatever status."""
         return trial.trial_id in self._runs

@@ -1,0 +1,65 @@
+"""What runs in a worker process of ``python -m sweeps probe``. Writes measurements, never the ledger or MLflow.
+
+Importing this module does not import torch, for the driver imports it as well.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from dataclasses import dataclass
+
+from trainer.config import TrialConfig
+from trainer.declaration import ConfigError
+from trainer.machine import Machine, Results
+from trainer.probe_config import Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A finished trial and the probes that are to be measured of it."""
+
+    trial: TrialConfig
+    probes: tuple[Probe, ...]
+    machine: Machine
+    results: Results
+
+
+def measure_trial(job: Job) -> list[str]:
+    """Measure and store, one probe after the other; what could not be measured is returned, a line each."""
+    import torch
+
+    from trainer.probes.measure import measure
+    from trainer.trained import load_trained
+
+    torch.set_num_threads(job.machine.threads)
+    torch.backends.cudnn.deterministic = True
+    trial_id, problems = job.trial.trial_id, []
+    try:
+        trained = load_trained(job.trial, job.machine, job.results.checkpoint(trial_id))
+    except Exception as error:
+        return [_line(error)]
+    for probe in job.probes:
+        try:
+            measure(probe, trained).save(job.results.measurement(trial_id, probe.probe_id), probe)
+        except Exception as error:  # the other probes may do all the same
+            problems.append(f"{type(probe).__name__}: {_line(error)}")
+    return problems
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
+
+
+def end_with_driver() -> None:
+    """Run in each new worker: when the driver is killed, a worker that waits for its next job would do so for ever."""
+    threading.Thread(target=_wait_for_driver, name="driver-watch", daemon=True).start()
+
+
+def _wait_for_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)

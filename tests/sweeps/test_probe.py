@@ -1,0 +1,400 @@
+"""Probes of finished trials: measured once, stored whole, delivered to MLflow once, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+import sweeps.probe
+import sweeps.run
+from search_spaces.study import Study
+from sweeps.probe import measure_probes, probe
+from sweeps.probe_worker import Job, measure_trial
+from sweeps.sweep import INTERRUPTED, Sweep
+from sweeps.tracking import Delivery, Tracker
+from tests.sweeps.conftest import Desk, make_trial, wait_for
+from trainer.config import TrialConfig
+from trainer.loop import train
+from trainer.machine import RESULTS_VARIABLE, Machine
+from trainer.measurement import Measurement, load_measurement
+from trainer.probe_config import Calibration, Hessian, Probe, Sharpness
+
+SHARPNESS, CALIBRATION = Sharpness(radii=(0.05, 0.1)), Calibration()
+NAMES = ["probe/calibration/test/ece", "probe/calibration/test/mce", "probe/sharpness/0.05", "probe/sharpness/0.1"]
+STUDY = Study(name="toy", question="?", trials=[make_trial(seed) for seed in range(2)], probes=[SHARPNESS, CALIBRATION])
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The jobs are done in this process: starting another one and importing torch takes seconds."""
+
+    @contextlib.contextmanager
+    def pool(workers: int) -> Iterator[Executor]:
+        with ThreadPoolExecutor(1) as executor:
+            yield executor
+
+    monkeypatch.setattr(sweeps.probe, "_pool", pool)
+    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = deterministic
+
+
+def sweep_of(desk: Desk, study: Study) -> Sweep:
+    return Sweep(study, study.name, desk.results, desk.ledger, jobs=2, device="cpu")
+
+
+def train_here(desk: Desk, study: Study, trials: Sequence[TrialConfig], tracker: Tracker | None = None) -> Tracker:
+    """What a run of the study leaves: checkpoint, ledger and MLflow."""
+    tracker = tracker or desk.tracker(study)
+    for trial in trials:
+        path = desk.results.checkpoint(trial.trial_id)
+        records = tuple(train(trial, Machine(data_dir=desk.results.data), path))
+        desk.settle(study, trial, "finished")
+        tracker.write(Delivery(trial, "finished", records))
+    return tracker
+
+
+def measured(desk: Desk, trial: TrialConfig, probe: Probe) -> Measurement | None:
+    return load_measurement(desk.results.measurement(trial.trial_id, probe.probe_id))
+
+
+def shown(desk: Desk, trial: TrialConfig, study: str = "toy") -> dict[str, float]:
+    metrics = desk.run(study, trial.trial_id).data.metrics
+    return {name: value for name, value in sorted(metrics.items()) if name.startswith("probe/")}
+
+
+def points(desk: Desk, trial: TrialConfig, name: str) -> list[float]:
+    return [value for _, _, value in desk.history(desk.run("toy", trial.trial_id), name)]
+
+
+def refuse_to_work(*_: object) -> None:
+    raise AssertionError("there is nothing to measure")
+
+
+def test_measured_once_by_worker_processes(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_here(desk, STUDY, STUDY.trials)
+    assert probe(sweep_of(desk, STUDY)) == 0
+    assert "toy: probes of 2 of 2 trials measured, after" in capsys.readouterr().out
+    assert multiprocessing.active_children() == []
+    for trial in STUDY.trials:
+        stored = [measured(desk, trial, probe) for probe in STUDY.probes]
+        numbers = {name: value for found in stored if found for name, value in found.metrics.items()}
+        assert shown(desk, trial) == numbers
+        assert list(shown(desk, trial)) == NAMES
+        assert desk.run("toy", trial.trial_id).info.status == "FINISHED"
+        assert {step for step, _, _ in desk.history(desk.run("toy", trial.trial_id), NAMES[0])} == {0}
+    assert shown(desk, STUDY.trials[0]) != shown(desk, STUDY.trials[1])
+    monkeypatch.setattr(sweeps.probe, "_pool", refuse_to_work)
+    assert probe(sweep_of(desk, STUDY)) == 0
+    assert capsys.readouterr().out == "toy: probes of 2 of 2 trials already measured\n"
+    assert [len(points(desk, trial, name)) for trial in STUDY.trials for name in NAMES] == [1] * 8
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_only_finished_trials_are_probed(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = STUDY.trials
+    tracker = desk.tracker(STUDY)
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    assert capsys.readouterr().out.startswith("toy: no trial is finished yet")
+    train_here(desk, STUDY, [first], tracker)
+    desk.settle(STUDY, second, "diverged", "loss is nan")
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    assert "probes of 1 of 1 trials measured" in capsys.readouterr().out
+    assert measured(desk, first, SHARPNESS)
+    assert not measured(desk, second, SHARPNESS)
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_a_trial_whose_checkpoint_is_gone_is_named_and_the_rest_goes_on(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = STUDY.trials
+    tracker = train_here(desk, STUDY, STUDY.trials)
+    desk.results.checkpoint(first.trial_id).unlink()
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 1
+    said, summary = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"trial {first.trial_id}: ")
+    assert f"{first.trial_id}.pt: no checkpoint" in said
+    assert summary.startswith("toy: probes of 1 of 2 trials measured")
+    assert (shown(desk, first), list(shown(desk, second))) == ({}, NAMES)
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_a_probe_that_cannot_be_measured_is_named_and_the_others_go_on(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hopeless = Hessian(examples=200, iterations=1, tolerance=1e-30)
+    study = replace(STUDY, trials=STUDY.trials[:1], probes=[hopeless, CALIBRATION])
+    tracker = train_here(desk, study, study.trials)
+    assert measure_probes(sweep_of(desk, study), tracker) == 1
+    assert f"trial {study.trials[0].trial_id}: Hessian: Hessian.iterations = 1: must be" in capsys.readouterr().out
+    assert list(shown(desk, study.trials[0])) == NAMES[:2]
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_only_what_is_missing_is_measured(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = STUDY.trials[0]
+    tracker = train_here(desk, STUDY, [trial])
+    assert measure_probes(sweep_of(desk, replace(STUDY, probes=[SHARPNESS])), tracker) == 0
+    before = desk.results.measurement(trial.trial_id, SHARPNESS.probe_id).stat().st_mtime_ns
+    asked: list[tuple[Probe, ...]] = []
+
+    def note_and_measure(job: Job) -> list[str]:
+        asked.append(job.probes)
+        return measure_trial(job)
+
+    monkeypatch.setattr(sweeps.probe, "measure_trial", note_and_measure)
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    assert asked == [(CALIBRATION,)]
+    assert desk.results.measurement(trial.trial_id, SHARPNESS.probe_id).stat().st_mtime_ns == before
+    damaged = desk.results.measurement(trial.trial_id, SHARPNESS.probe_id)
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    assert asked[1:] == [(SHARPNESS,)]
+    assert [len(points(desk, trial, name)) for name in NAMES] == [1] * 4
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_mlflow_shows_what_the_study_declares_now(desk: Desk) -> None:
+    trial = STUDY.trials[0]
+    tracker = train_here(desk, STUDY, [trial])
+    values = []
+    for bins in (15, 5, 15):
+        declared = Calibration(bins=bins)
+        assert measure_probes(sweep_of(desk, replace(STUDY, probes=[declared])), tracker) == 0
+        found = measured(desk, trial, declared)
+        assert found
+        values.append(found.metrics["probe/calibration/test/mce"])
+        assert shown(desk, trial)["probe/calibration/test/mce"] == values[-1]
+        time.sleep(0.002)  # MLflow's clock has milliseconds
+    assert values[0] == values[2] != values[1]
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_without_mlflow_it_measures_and_delivers_later(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = train_here(desk, STUDY, STUDY.trials)
+    with monkeypatch.context() as patch:
+
+        def add(*_: object) -> None:
+            raise OSError("no route to host")
+
+        patch.setattr(tracker, "add", add)
+        assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    said = capsys.readouterr().out
+    assert said.count("no route to host") == 1
+    assert all(measured(desk, trial, SHARPNESS) for trial in STUDY.trials)
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    assert [list(shown(desk, trial)) for trial in STUDY.trials] == [NAMES] * 2
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_a_training_that_is_not_delivered_yet_goes_first(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = STUDY.trials[0]
+    tracker = desk.tracker(STUDY)
+    list(train(trial, Machine(data_dir=desk.results.data), desk.results.checkpoint(trial.trial_id)))
+    desk.settle(STUDY, trial, "finished")
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    assert "make sweep STUDY=toy" in capsys.readouterr().out
+    assert measured(desk, trial, SHARPNESS)
+    assert sweeps.run.run(sweep_of(desk, replace(STUDY, trials=[trial]))) == 0
+    assert list(shown(desk, trial)) == NAMES
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_a_run_measures_after_the_training(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(desk, STUDY, STUDY.trials)
+    assert sweeps.run.run(sweep_of(desk, STUDY)) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "toy: 2 of 2 already finished"
+    assert second.startswith("toy: probes of 2 of 2 trials measured")
+    assert [list(shown(desk, trial)) for trial in STUDY.trials] == [NAMES] * 2
+
+
+@pytest.mark.parametrize(("trained", "probed", "together"), [(0, 1, 1), (1, 0, 1), (0, 0, 0), (0, 130, 130)])
+def test_the_worst_exit_code_counts(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, trained: int, probed: int, together: int
+) -> None:
+    monkeypatch.setattr(sweeps.run, "_finish_training", lambda *_: trained)
+    monkeypatch.setattr(sweeps.run, "measure_probes", lambda *_: probed)
+    desk.ledger.declare(STUDY.name, STUDY.trials)
+    assert sweeps.run.run(sweep_of(desk, STUDY)) == together
+
+
+def test_nothing_is_probed_after_an_interruption_or_where_nothing_is_declared(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps.run, "measure_probes", refuse_to_work)
+    for code, study in ((INTERRUPTED, STUDY), (0, replace(STUDY, probes=[]))):
+        monkeypatch.setattr(sweeps.run, "_finish_training", lambda *_, code=code: code)
+        assert sweeps.run.run(sweep_of(desk, study)) == code
+
+
+def test_without_probes_it_says_so(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert probe(sweep_of(desk, replace(STUDY, probes=[]))) == 0
+    assert capsys.readouterr().out == "toy: declares no probes: name some in its Study(..., probes=[...])\n"
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_a_copy_of_another_studys_trial_has_its_own_probes(desk: Desk) -> None:
+    train_here(desk, STUDY, STUDY.trials)
+    later = Study(name="later", question="?", trials=STUDY.trials[:1], probes=[CALIBRATION])
+    tracker = desk.tracker(later)
+    assert tracker.copy(STUDY.trials[0], "toy")
+    assert measure_probes(sweep_of(desk, later), tracker) == 0
+    assert list(shown(desk, STUDY.trials[0], "later")) == NAMES[:2]
+    assert shown(desk, STUDY.trials[0]) == {}
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_a_lost_worker_is_told_and_what_was_measured_is_kept(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = train_here(desk, STUDY, STUDY.trials)
+
+    def measure_or_die(job: Job) -> list[str]:
+        if job.trial == STUDY.trials[1]:
+            raise BrokenProcessPool
+        return measure_trial(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeps.probe, "measure_trial", measure_or_die)
+        assert measure_probes(sweep_of(desk, STUDY), tracker) == 1
+    said = capsys.readouterr().out
+    assert "A worker process was lost" in said
+    assert "probes of 1 of 2 trials measured" in said
+    assert list(shown(desk, STUDY.trials[0])) == NAMES
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    assert list(shown(desk, STUDY.trials[1])) == NAMES
+
+
+def test_interrupted_it_ends_its_workers_and_says_how_to_go_on(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = train_here(desk, STUDY, STUDY.trials)
+
+    def interrupt(*_: object) -> None:
+        assert len(multiprocessing.active_children()) == 2
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeps.probe, "wait", interrupt)
+        assert measure_probes(sweep_of(desk, STUDY), tracker) == INTERRUPTED
+    assert multiprocessing.active_children() == []
+    said = capsys.readouterr()
+    assert "what was measured is kept. To go on: make probe STUDY=toy" in said.out
+    assert "Traceback" not in said.err
+
+
+def test_added_metrics_are_written_once_and_replaced(desk: Desk) -> None:
+    trial = STUDY.trials[0]
+    tracker = train_here(desk, STUDY, [trial])
+    for _ in range(2):
+        tracker.add(trial, {"probe/a": 1 / 3, "probe/b": 2.0})
+    time.sleep(0.002)  # MLflow's clock has milliseconds
+    tracker.add(trial, {"probe/a": 1 / 3, "probe/b": 1.0})
+    assert shown(desk, trial) == {"probe/a": 1 / 3, "probe/b": 1.0}
+    assert (points(desk, trial, "probe/a"), points(desk, trial, "probe/b")) == ([1 / 3], [2.0, 1.0])
+
+
+STUDY_FILE = """
+from search_spaces.study import Study
+from tests.sweeps.conftest import make_trial
+from trainer.probe_config import Hessian
+
+STUDY = Study(
+    name="long",
+    question="?",
+    trials=[make_trial(seed) for seed in range(4)],
+    probes=[Hessian(examples=None, trace_samples=50)],
+)
+"""
+LONG = Study(
+    name="long",
+    question="?",
+    trials=[make_trial(seed) for seed in range(4)],
+    probes=[Hessian(examples=None, trace_samples=50)],
+)
+
+
+def files(desk: Desk) -> list[Path]:
+    """All that lies among the measurements, temporary files included."""
+    return [path for path in (desk.results.root / "probes").rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def driver(desk: Desk, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """``python -m sweeps probe`` at work, with one measurement done and others to come."""
+    train_here(desk, LONG, LONG.trials)
+    (tmp_path / "long.py").write_text(STUDY_FILE)
+    root = Path(__file__).parents[2]
+    environment = os.environ | {RESULTS_VARIABLE: str(desk.results.root), "PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "sweeps", "probe", str(tmp_path / "long.py"), "--jobs", "1"],
+        env=environment,
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            wait_for(lambda: bool(files(desk)) or process.poll() is not None, seconds=60)
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def goes_on(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    """No file is half there; the rest is measured, and the numbers are those of an undisturbed run."""
+    done = [path for path in files(desk) if not path.name.startswith(".")]
+    assert 1 <= len(done) < 4
+    before = {path: path.read_bytes() for path in done}
+    assert all(load_measurement(path) for path in done)
+    assert probe(sweep_of(desk, LONG)) == 0
+    assert "probes of 4 of 4 trials measured" in capsys.readouterr().out
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert [len(shown(desk, trial, "long")) for trial in LONG.trials] == [2] * 4
+
+
+@pytest.mark.slow
+def test_killed_it_leaves_no_process_and_no_half_file(
+    desk: Desk, driver: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert children
+    driver.kill()
+    driver.wait()
+    wait_for(lambda: not [child for child in children if child.is_running() and child.status() != "zombie"])
+    goes_on(desk, capsys)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_in_one_line(
+    desk: Desk, driver: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.killpg(driver.pid, signal.SIGINT)
+    said, _ = driver.communicate(timeout=30)
+    assert driver.returncode == INTERRUPTED, said
+    assert "Traceback" not in said
+    assert said.strip().splitlines()[-1].startswith("Interrupted; what was measured is kept")
+    goes_on(desk, capsys)
