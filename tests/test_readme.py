@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -23,6 +24,23 @@ def test_the_study_of_ones_own_can_be_planned(tmp_path: Path) -> None:
     study = find(str(path))
     assert len(study.trials) == 20
     assert [cell.label for cell in study.cells()] == ["Erm", "Amp epsilon=0.1", "Amp epsilon=0.3", "Amp epsilon=1.0"]
+
+
+def test_the_network_of_ones_own_is_trained(tmp_path: Path) -> None:
+    from trainer.loop import train
+    from trainer.machine import Machine
+
+    blocks = python_blocks()
+    (tmp_path / "my_models.py").write_text(next(block for block in blocks if "def make_net(" in block))
+    declared = next(call for call in re.findall(r"`model=(Custom\(.*?\))`", README))
+    study = next(block for block in blocks if "STUDY = Study(" in block)
+    study = study.replace("import Amp,", "import Custom, Amp,").replace('Mlp(hidden=(512,), norm="none")', declared)
+    (tmp_path / "my_study.py").write_text(study)
+    first = find(str(tmp_path / "my_study.py")).trials[0]
+    trial = dataclasses.replace(first, epochs=1, lr_milestones=())
+    assert type(trial.model).__name__ == "Custom"
+    (record,) = train(trial, Machine(data_dir=tmp_path / "data", code_dir=tmp_path))
+    assert record.metrics["test/nll"] < 2.4
 
 
 def test_the_loop_of_ones_own_learns() -> None:
