@@ -53,6 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.syspath_prepend(str(tmp_path / "study"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     return tmp_path / "study"
 
 
@@ -111,8 +112,12 @@ def test_equal_seeds_equal_weights_whatever_was_imported_before(folder: Path) ->
 
 
 def test_the_check_of_the_output_leaves_no_trace(folder: Path) -> None:
-    write(folder / "my_net.py")
+    remembers = (
+        "    net.register_forward_hook(lambda *_: setattr(net, 'graded', torch.is_grad_enabled()))\n    return net\n"
+    )
+    write(folder / "my_net.py", "import torch\n" + NET.replace("return", "net =") + remembers)
     model = build(Custom("my_net:make_net"), folder)
+    assert not model.graded
     (norm,) = (module for module in model.modules() if isinstance(module, nn.BatchNorm1d))
     assert norm.num_batches_tracked is not None
     assert norm.num_batches_tracked.item() == 0
@@ -263,6 +268,14 @@ def test_studies_in_two_folders_may_use_one_name(folder: Path, tmp_path: Path, f
         assert [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)] == [width, 10]
 
 
+def test_equal_sources_in_two_folders(folder: Path, tmp_path: Path) -> None:
+    for place in (folder, tmp_path / "copy"):
+        write(place / "my_net.py")
+        declared = Custom("my_net:make_net")
+        build(declared, place)
+        assert Path(str(sys.modules["my_net"].__file__)) == place / "my_net.py"
+
+
 def test_a_foreign_module_of_the_name_does_not_win(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "site" / "my_net" / "__init__.py", "raise RuntimeError('a foreign package')")
     write(folder / "my_net.py")
@@ -298,6 +311,9 @@ def test_no_source(folder: Path) -> None:
     write(folder / "my_net.py")
     with pytest.raises(ConfigError, match=r"no source of module 'my_net\.inner'"):
         Custom("my_net.inner:make_net")
+    write(folder / "my_compiled.pyc")
+    with pytest.raises(ConfigError, match="no source of module 'my_compiled'"):
+        Custom("my_compiled:make_net")
     with pytest.raises(ConfigError, match="no source of module 'my_gone'"):
         build(Custom("my_gone:make_net", digest="0" * 16), folder)
 
@@ -353,7 +369,14 @@ def test_one_network_for_all_trials_is_refused(folder: Path) -> None:
 
 def test_nothing_compiled_is_left_beside_the_source(folder: Path) -> None:
     write(folder / "my_net.py")
-    before = sys.dont_write_bytecode
     build(Custom("my_net:make_net"), folder)
     assert [path.name for path in folder.iterdir()] == ["my_net.py"]
-    assert sys.dont_write_bytecode == before
+
+
+def test_the_import_system_is_put_back(folder: Path) -> None:
+    before = list(sys.path)
+    write(folder / "my_net.py")
+    build(Custom("my_net:make_net"), folder)
+    refusal("1 / 0", folder)
+    assert sys.path == before
+    assert not sys.dont_write_bytecode

@@ -164,7 +164,7 @@ def test_logits_have_a_column_a_class(declared: Model, classes: int, channels: i
     ids=repr,
 )
 def test_any_size_down_to_the_smallest(declared: Model, smallest: int) -> None:
-    for shape in ((1, smallest, smallest), (1, smallest + 1, smallest + 3), (1, 45, 33)):
+    for shape in ((1, smallest, smallest), (1, smallest + 1, smallest + 3), (1, 33, 70)):
         assert network(declared, shape)(images(2, shape)).shape == (2, 10)
     for shape in ((1, smallest - 1, smallest), (1, smallest, smallest - 1), (2, 1, 1)):
         with pytest.raises(
@@ -362,6 +362,11 @@ def test_residual_networks_end_in_norm_relu_mean_linear(declared: Model) -> None
     classifier = model.get_submodule("classifier")
     assert isinstance(classifier, nn.Linear)
     torch.testing.assert_close(found, pooled @ classifier.weight.T + classifier.bias, rtol=1e-10, atol=1e-10)
+
+
+def test_pyramid_net_starts_with_a_batch_norm() -> None:
+    model = network(PyramidNet(depth=20, alpha=48, width=4))
+    assert [type(layer).__name__ for layer in model.get_submodule("stem").children()] == ["Conv2d", "BatchNorm2d"]
 
 
 def test_vgg_ends_in_two_hidden_layers() -> None:

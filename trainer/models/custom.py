@@ -112,7 +112,6 @@ def _prepare_import(declared: Custom, source: _Source, top_file: Path) -> None:
     top = source.module.partition(".")[0]
     if top in _imported and _imported[top] != source:
         _forget(top)
-        del _imported[top]
     _refuse_namesake(declared, top, top_file)
     if top not in _imported:
         _forget(source.module)
