@@ -189,8 +189,9 @@ def test_in_float32_the_hessian_is_near_that_in_float64(machine: Machine, path: 
     assert single.metrics == pytest.approx(double.metrics, rel=5e-3)
 
 
-def test_lanczos_that_does_not_converge_says_what_to_change(exact: TrainedModel) -> None:
-    """On images of noise, and a network that tells no class from another, no eigenvalue stands out."""
+@pytest.fixture
+def hard(exact: TrainedModel) -> TrainedModel:
+    """Images of noise, and a network that tells no class from another: no eigenvalue stands out."""
     noise = torch.randint(256, (400, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     subset = Subset(Examples(noise, torch.arange(400) % 10), torch.arange(400))
     linear = nn.Linear(64, 10).double()
@@ -198,9 +199,23 @@ def test_lanczos_that_does_not_converge_says_what_to_change(exact: TrainedModel)
     mean, std = torch.tensor([127.5, 74.0], dtype=torch.float64).reshape(2, 1, 1, 1, 1)
     scale = PixelScale(mean, std, 255)
     model, data = nn.Sequential(nn.Flatten(), linear), exact.data._replace(train=subset, scale=scale)
-    hard = dataclasses.replace(exact, model=model, data=data)
+    return dataclasses.replace(exact, model=model, data=data)
+
+
+def test_lanczos_that_does_not_converge_says_what_to_change(hard: TrainedModel) -> None:
     with pytest.raises(ConfigError, match=r"Hessian.iterations = 1: must be more"):
         measure(Hessian(examples=None, iterations=1, tolerance=1e-12), hard)
+
+
+def test_lanczos_starts_from_the_seed(hard: TrainedModel) -> None:
+    """Seen where it ends far from the eigenvalue."""
+    one, again, other = (
+        measure(Hessian(examples=None, trace_samples=2, tolerance=0.9, seed=seed), hard).arrays["eigenvalue"].item()
+        for seed in (0, 0, 1)
+    )
+    assert one == again
+    assert one == pytest.approx(other, rel=0.3)
+    assert abs(one / other - 1) > 1e-6
 
 
 def test_filters_of_a_direction_have_the_norms_of_the_model(trained: TrainedModel) -> None:
@@ -248,6 +263,14 @@ def test_the_middle_of_a_direction_is_the_model(machine: Machine, path: Path) ->
     found = measure(LossAlongDirections(directions=2, points=3), load_trained(trial, machine, path))
     for part in ("train", "test"):
         assert found.arrays[f"{part}/loss"][:, 1].tolist() == pytest.approx([last[f"{part}/nll"]] * 2, rel=1e-12)
+
+
+def test_directions_may_be_measured_on_some_images(exact: TrainedModel) -> None:
+    found = measure(LossAlongDirections(directions=1, points=3, examples=SMALL), exact)
+    exact.model.eval()
+    for part in ("train", "test"):
+        expected = risk(exact.model, exact.sample(part, SMALL))
+        assert found.arrays[f"{part}/loss"][0, 1] == expected != risk(exact.model, exact.sample(part))
 
 
 def test_models_of_one_architecture_share_directions_and_images(machine: Machine, path: Path) -> None:
@@ -569,6 +592,6 @@ def test_a_probe_has_an_identity_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     others = [Hessian(examples=101), Hessian(examples=100, seed=1), Sharpness(radii=(1,)), AmpLoss(radii=(1,))]
     ids = {other.probe_id for other in [probe, *others]}
     assert len(ids) == 5
-    assert probe.params()["revision"] == PROBE_REVISION
+    assert (probe.params()["probe"], probe.params()["revision"]) == ("Hessian", PROBE_REVISION)
     monkeypatch.setattr("trainer.probe_config.PROBE_REVISION", PROBE_REVISION + 1)
     assert probe.probe_id not in ids
