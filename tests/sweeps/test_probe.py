@@ -73,6 +73,11 @@ def measured(desk: Desk, trial: TrialConfig, probe: Probe) -> Measurement | None
     return load_measurement(desk.results.measurement(trial.trial_id, probe.probe_id))
 
 
+def files(desk: Desk) -> list[Path]:
+    """All that lies among the measurements, temporary files included."""
+    return [path for path in (desk.results.root / "probes").rglob("*") if path.is_file()]
+
+
 def shown(desk: Desk, trial: TrialConfig, study: str = "toy") -> dict[str, float]:
     metrics = desk.run(study, trial.trial_id).data.metrics
     return {name: value for name, value in sorted(metrics.items()) if name.startswith("probe/")}
@@ -299,9 +304,18 @@ def test_interrupted_it_ends_its_workers_and_says_how_to_go_on(
         patch.setattr(sweeps.probe, "wait", interrupt)
         assert measure_probes(sweep_of(desk, STUDY), tracker) == INTERRUPTED
     assert multiprocessing.active_children() == []
+    assert files(desk) == [], "the workers were waited for"
     said = capsys.readouterr()
     assert "what was measured is kept. To go on: make probe STUDY=toy" in said.out
     assert "Traceback" not in said.err
+
+
+def test_workers_do_not_hear_ctrl_c() -> None:
+    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with sweeps.probe._deaf_to_ctrl_c():
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert child.stdout == "True\n"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_added_metrics_are_written_once_and_replaced(desk: Desk) -> None:
@@ -333,11 +347,6 @@ LONG = Study(
     trials=[make_trial(seed) for seed in range(4)],
     probes=[Hessian(examples=None, trace_samples=50)],
 )
-
-
-def files(desk: Desk) -> list[Path]:
-    """All that lies among the measurements, temporary files included."""
-    return [path for path in (desk.results.root / "probes").rglob("*") if path.is_file()]
 
 
 @pytest.fixture
