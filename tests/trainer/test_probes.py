@@ -189,6 +189,18 @@ def test_in_float32_the_hessian_is_near_that_in_float64(machine: Machine, path: 
     assert single.metrics == pytest.approx(double.metrics, rel=5e-3)
 
 
+def test_the_hessian_of_convolutions_in_either_memory_format(trained: TrainedModel) -> None:
+    layers = (nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+    plain = dataclasses.replace(trained, model=nn.Sequential(*layers))
+    found = measure(Hessian(examples=SMALL, trace_samples=3), plain)
+    last = dataclasses.replace(plain, model=plain.model.to(memory_format=torch.channels_last))
+    assert measure(Hessian(examples=SMALL, trace_samples=3), last).metrics == pytest.approx(found.metrics, rel=1e-3)
+    weights = flat(plain.model)
+    second = torch.autograd.functional.hessian(loss_at(plain, SMALL), weights, vectorize=True)  # type: ignore[no-untyped-call]
+    largest = torch.linalg.eigvalsh(second)[-1].item()
+    assert found.metrics["probe/hessian/largest_eigenvalue"] == pytest.approx(largest, rel=2e-3)
+
+
 @pytest.fixture
 def hard(exact: TrainedModel) -> TrainedModel:
     """Images of noise, and a network that tells no class from another: no eigenvalue stands out."""

@@ -23,9 +23,13 @@ from trainer.trained import Sample, TrainedModel
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's own forward-mode derivatives and a package that curvlinops needs call torch.jit, which is deprecated."""
+    """Torch's own forward-mode derivatives and a package that curvlinops needs call torch.jit, which is deprecated.
+
+    And where vmap has no rule it goes from column to column, of which there is one here.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield
 
 
