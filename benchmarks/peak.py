@@ -1,4 +1,8 @@
-"""How near each network's training step comes to what the machine's matrix multiplication reaches."""
+"""How near each network's training step comes to what the machine's matrix multiplication reaches.
+
+FLOPs are counted as written, two for each multiply-add. A library that computes 3 × 3 convolutions by Winograd's
+algorithm makes less than half of those multiplications, so that a share can exceed 1.
+"""
 
 from __future__ import annotations
 

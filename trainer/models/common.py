@@ -1,4 +1,7 @@
-"""What the convolutional networks share: initial weights, the smallest image, and the end of a residual network."""
+"""What the convolutional networks share: initial weights, the smallest image, and the end of a residual network.
+
+Their ReLUs work in place, on what a BatchNorm or a linear layer has made and nobody else reads: less memory traffic.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def residual_head(channels: int, classes: int, bn_momentum: float = 0.1) -> Orde
     """
     return OrderedDict(
         norm=nn.BatchNorm2d(channels, momentum=bn_momentum),
-        relu=nn.ReLU(),
+        relu=nn.ReLU(inplace=True),
         pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         classifier=nn.Linear(channels, classes),

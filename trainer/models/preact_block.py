@@ -32,10 +32,10 @@ class PreActBlock(nn.Module):
         super().__init__()
         first, second = strides
         self.bn1 = nn.BatchNorm2d(entering)
-        self.relu1 = nn.ReLU()
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv1 = nn.Conv2d(entering, leaving, 3, first, padding=1, bias=bias)
         self.bn2 = nn.BatchNorm2d(leaving)
-        self.relu2 = nn.ReLU()
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(leaving, leaving, 3, second, padding=1, bias=bias)
         stride = math.prod(strides)
         projects = stride != 1 or entering != leaving

@@ -34,10 +34,10 @@ class PyramidBlock(nn.Module):
             nn.BatchNorm2d(entering),
             nn.Conv2d(entering, inner, 1, bias=False),
             nn.BatchNorm2d(inner),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(inner),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(inner, leaving, 1, bias=False),
             nn.BatchNorm2d(leaving),
         )

@@ -23,5 +23,5 @@ def _features(declared: SmallCnn, entering: int) -> Iterator[nn.Module]:
     for stage in range(STAGES):
         leaving = declared.width * 2**stage
         yield nn.Conv2d(entering, leaving, 3, padding=1, bias=False)  # BatchNorm's shift is bias enough
-        yield from (nn.BatchNorm2d(leaving), nn.ReLU(), nn.MaxPool2d(2))
+        yield from (nn.BatchNorm2d(leaving), nn.ReLU(inplace=True), nn.MaxPool2d(2))
         entering = leaving

@@ -36,9 +36,9 @@ def build_vgg(declared: Vgg16, shape: Sequence[int], classes: int) -> nn.Module:
     hidden = declared.hidden
     head = nn.Sequential(
         nn.Linear(declared.width * STAGES[-1][-1] * pixels, hidden),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(hidden, hidden),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(hidden, classes),
     )
     features = nn.Sequential(*_features(declared, shape[0]))
@@ -49,6 +49,6 @@ def _features(declared: Vgg16, entering: int) -> Iterator[nn.Module]:
     for stage in STAGES:
         for multiple in stage:
             leaving = declared.width * multiple
-            yield from (nn.Conv2d(entering, leaving, 3, padding=1), nn.BatchNorm2d(leaving), nn.ReLU())
+            yield from (nn.Conv2d(entering, leaving, 3, padding=1), nn.BatchNorm2d(leaving), nn.ReLU(inplace=True))
             entering = leaving
         yield nn.MaxPool2d(2)
