@@ -74,8 +74,8 @@ def measured(desk: Desk, trial: TrialConfig, probe: Probe) -> Measurement | None
 
 
 def files(desk: Desk) -> list[Path]:
-    """All that lies among the measurements, temporary files included."""
-    return [path for path in (desk.results.root / "probes").rglob("*") if path.is_file()]
+    """The measurements, without what a killed writer may leave beside them."""
+    return [path for path in (desk.results.root / "probes").rglob("*.npz") if not path.name.startswith(".")]
 
 
 def shown(desk: Desk, trial: TrialConfig, study: str = "toy") -> dict[str, float]:
@@ -375,7 +375,7 @@ def driver(desk: Desk, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def goes_on(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     """No file is half there; the rest is measured, and the numbers are those of an undisturbed run."""
-    done = [path for path in files(desk) if not path.name.startswith(".")]
+    done = files(desk)
     assert 1 <= len(done) < 4
     before = {path: path.read_bytes() for path in done}
     assert all(load_measurement(path) for path in done)
