@@ -6,7 +6,8 @@ Each gives one trial of a method and a seed; a study varies the rest with ``data
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from trainer.config import (
@@ -30,9 +31,12 @@ from trainer.config import (
     Model,
     Normalization,
     PreActResNet18,
+    PyramidNet,
     Rmp,
+    SmallCnn,
     Svhn,
     TrialConfig,
+    TwoSpirals,
     Vgg16,
     WideResNet,
 )
@@ -40,8 +44,13 @@ from trainer.declaration import ConfigError
 
 Protocol = Literal["as_written", "as_released"]
 """The paper's text, or what the authors' released code does besides."""
+PROTOCOLS: tuple[Protocol, ...] = ("as_written", "as_released")
+Augmentation = Literal["vanilla", "cutout", "autoaugment"]
+"""What the images go through in training, in the words of §5.2."""
 
 SEEDS = range(5)
+PAPER_SEEDS = range(10)
+"""Tables 1 and 2 are over 10 trials a cell (their captions)."""
 
 
 def fig8_amp(epsilon: float) -> Amp:
@@ -129,6 +138,7 @@ def normalization(dataset: Dataset) -> Normalization:
 def vanilla(dataset: Dataset, protocol: Protocol) -> Augment:
     """Random crop, and flip where that leaves the class (§5.1; §5.2, "vanilla"). Raises ConfigError as above.
 
+    The text flips without exception; digits are not flipped here in either protocol, as in the released code.
     The released code fills what a crop uncovers with gray; the text says nothing, so as written it is the usual zero.
     """
     known = _published(dataset)
@@ -155,7 +165,11 @@ def amp(epsilon: float, inner_lr: float, protocol: Protocol) -> Amp:
 
 TABLE1_AMP: Mapping[type[Model], tuple[float, float]] = {PreActResNet18: (0.5, 1.0), Vgg16: (0.1, 0.2)}
 """ε and ζ of Table 1 (§5.1, where ζ is misprinted as γ)."""
-TABLE2_AMP = {"vanilla": (0.5, 1.0), "cutout": (0.3, 0.5), "autoaugment": (0.1, 0.1)}
+TABLE2_AMP: Mapping[Augmentation, tuple[float, float]] = {
+    "vanilla": (0.5, 1.0),
+    "cutout": (0.3, 0.5),
+    "autoaugment": (0.1, 0.1),
+}
 """ε and ζ of Table 2 (§5.2), for both of its networks."""
 
 
@@ -166,7 +180,10 @@ RELEASED_ADVERSARIAL_TRAINING = AdversarialTraining(
 
 def table1_methods(model: PreActResNet18 | Vgg16, protocol: Protocol) -> tuple[Method, ...]:
     """The eight methods of Table 1 with the settings of §5.1, in its order."""
-    ours = amp(*TABLE1_AMP[type(model)], protocol)
+    return (*_rivals(protocol), amp(*TABLE1_AMP[type(model)], protocol))
+
+
+def _rivals(protocol: Protocol) -> tuple[Method, ...]:
     if protocol == "as_written":
         return (
             Erm(),
@@ -176,7 +193,6 @@ def table1_methods(model: PreActResNet18 | Vgg16, protocol: Protocol) -> tuple[M
             MixUp(alpha=1.0),
             AdversarialTraining(step=1.0),
             Rmp(epsilon=0.1),
-            ours,
         )
     return (
         Erm(),
@@ -186,7 +202,6 @@ def table1_methods(model: PreActResNet18 | Vgg16, protocol: Protocol) -> tuple[M
         MixUp(alpha=1.0),
         RELEASED_ADVERSARIAL_TRAINING,
         Rmp(epsilon=0.1, law="box", bn_stats="perturbed"),
-        ours,
     )
 
 
@@ -230,3 +245,29 @@ def paper_trial(
         clip_gradients=ClipGradients(max_norm=50.0, passes="outer"),
         normalization=normalization(dataset),
     )
+
+
+PAPER_DATASETS = (Svhn(), Cifar10(), Cifar100())
+TABLE1_MODELS = (PreActResNet18(), Vgg16())
+TABLE2_MODELS = (WideResNet(), PyramidNet())
+AUGMENTATIONS: Mapping[Augmentation, Callable[[Dataset, Protocol], Augment]] = {
+    "vanilla": vanilla,
+    "cutout": cutout,
+    "autoaugment": autoaugment,
+}
+
+
+def table1_trials(protocol: Protocol, seeds: Iterable[int]) -> Iterator[TrialConfig]:
+    """Table 1: eight methods with two networks on three data sets, seed by seed."""
+    for seed, dataset, model in itertools.product(seeds, PAPER_DATASETS, TABLE1_MODELS):
+        augment = vanilla(dataset, protocol)
+        for method in table1_methods(model, protocol):
+            yield paper_trial(method, model, dataset, augment, seed, protocol)
+
+
+def table2_trials(protocol: Protocol, seeds: Iterable[int]) -> Iterator[TrialConfig]:
+    """Table 2: ERM and AMP with two networks and three augmentations on three data sets, seed by seed."""
+    for seed, dataset, model, kind in itertools.product(seeds, PAPER_DATASETS, TABLE2_MODELS, AUGMENTATIONS):
+        augment = AUGMENTATIONS[kind](dataset, protocol)
+        for method in (Erm(), amp(*TABLE2_AMP[kind], protocol)):
+            yield paper_trial(method, model, dataset, augment, seed, protocol)

@@ -30,11 +30,12 @@ def measure_trial(job: Job) -> list[str]:
     """Measure and store, one probe after the other; what could not be measured is returned, a line each."""
     import torch
 
+    from trainer.precision import set_backends
     from trainer.probes.measure import measure
     from trainer.trained import load_trained
 
     torch.set_num_threads(job.machine.threads)
-    torch.backends.cudnn.deterministic = True
+    set_backends()
     trial_id, problems = job.trial.trial_id, []
     try:
         trained = load_trained(job.trial, job.machine, job.results.checkpoint(trial_id))

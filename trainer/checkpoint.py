@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from trainer.declaration import ConfigError
 from trainer.files import write_atomically
@@ -55,3 +56,16 @@ def load_checkpoint(path: Path, trial_id: str) -> Checkpoint | None:
     if checkpoint.trial_id != trial_id:
         raise ConfigError(f"{path}: holds trial {checkpoint.trial_id}, not {trial_id}: choose another file")
     return checkpoint
+
+
+def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """What a user's network has registered as not persistent, and may carry from one epoch to the next all the same."""
+    saved = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
+def load_network(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Put the network's part of a checkpoint's ``state`` into ``model``."""
+    model.load_state_dict(state["model"])
+    for name, buffer in unsaved_buffers(model).items():
+        buffer.copy_(state["unsaved_buffers"][name])

@@ -17,7 +17,7 @@ from typing import Literal
 from trainer.custom_source import source_digest
 from trainer.declaration import Arguments, Declaration, Keywords, Scalar, added_later, flatten, unflatten
 
-REVISION = 1
+REVISION = 2
 """Raised when a fix changes the numbers that a declaration leads to. tests/trainer/test_loop.py reminds."""
 
 
@@ -369,7 +369,7 @@ class Holdout(Declaration):
 
     def check(self) -> None:
         self.require(0 < self.fraction < 1, "fraction", "in (0, 1)")
-        self.require(self.seed >= 0, "seed", ">= 0")
+        self.require(0 <= self.seed < 2**32, "seed", "in [0, 2^32)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -391,6 +391,8 @@ class Augment(Declaration):
     def check(self) -> None:
         self.require(self.crop_padding >= 0, "crop_padding", ">= 0")
         self.require(self.cutout >= 0, "cutout", ">= 0")
+        filled = self.crop_padding > 0 or self.crop_fill == "zero"
+        self.require(filled, "crop_fill", "'zero' where crop_padding is 0: nothing is filled")
         changes = self.flip != "none" or self.crop_padding or self.policy != "none" or self.cutout
         self.require(bool(changes), "flip", "'horizontal', or another field set (for no augmentation use None)")
 
@@ -434,8 +436,10 @@ class TrialConfig(Declaration):
     revision: the REVISION of the code that the trial was declared for.
     augment: None for none. normalization: None for mean and deviation of the training part, a number a channel.
     clip_gradients: None for no clipping. momentum_form: SGD's, ``nesterov`` in the authors' released code.
-    precision: of the forward and backward passes; parameters, losses and metrics are always float32 or better.
-    memory_format: of images and convolutions; ``channels_last`` is faster and changes rounding.
+    precision: of the forward and backward passes of training; parameters, losses and evaluation are always float32 or
+        better (on a GPU as well: TensorFloat-32 is not used).
+    memory_format: of the convolutions' weights, which activations follow; ``channels_last`` is faster and changes
+        rounding.
     """
 
     method: Method

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -11,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map_only
 
-from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.checkpoint import Checkpoint, load_checkpoint, load_network, unsaved_buffers
 from trainer.config import REVISION, TrialConfig
 from trainer.data.batches import batches
 from trainer.data.load import TrialData, load
@@ -23,12 +24,15 @@ from trainer.machine import Machine
 from trainer.methods.registry import build_method
 from trainer.metrics import classification_metrics
 from trainer.models.registry import build_model
-from trainer.precision import set_precision
+from trainer.precision import set_backends, set_precision
 from trainer.records import EpochRecord
 from trainer.streams import augmentation, generator, own_randomness, stream_seed
 
 CHECKPOINT_EVERY_SECONDS = 10.0
 EVALUATION_BATCH = 200  # small, for the caches of a CPU
+CHECK_EVERY_BATCHES = 50  # reading a number waits for the device
+NO_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed")
+"""How the CPU's allocator, CUDA, and cuBLAS and cuDNN say it."""
 
 
 class Diverged(ArithmeticError):  # noqa: N818  an outcome, as StopIteration is
@@ -66,11 +70,11 @@ def train(
     yield from records
     if diverged is None and len(records) < trial.epochs:
         torch.set_num_threads(machine.threads)
-        torch.backends.cudnn.deterministic = True  # or a resumed run would differ from an uninterrupted one
+        set_backends()
         with _memory_errors(trial, machine):
             session = _Session(trial, machine)
             if stored:
-                session.load_state(stored.state)
+                session.load_state(stored.state, path)
         diverged = yield from _epochs(session, records, path, stop)
     if diverged is not None:
         raise Diverged(diverged)
@@ -81,6 +85,7 @@ def _epochs(
 ) -> Generator[EpochRecord, None, str | None]:
     """Train on from the end of ``records``; the reason is returned when the trial diverged."""
     trial, yielded, saved_at, diverged = session.trial, len(records), time.monotonic(), None
+    state = session.state()
     while diverged is None and len(records) < trial.epochs:
         try:
             with _memory_errors(trial, session.machine):
@@ -88,13 +93,14 @@ def _epochs(
             if record is None:
                 return None
             records.append(record)
+            state = session.state()
         except Diverged as error:
             diverged = str(error)
         over = diverged is not None or len(records) == trial.epochs
         if checkpoint is not None:
             if not over and time.monotonic() - saved_at < CHECKPOINT_EVERY_SECONDS:
                 continue
-            Checkpoint(trial.trial_id, tuple(records), session.state(), diverged).save(checkpoint)
+            Checkpoint(trial.trial_id, tuple(records), state, diverged).save(checkpoint)
             saved_at = time.monotonic()
         yield from records[yielded:]
         yielded = len(records)
@@ -108,7 +114,7 @@ def _memory_errors(trial: TrialConfig, machine: Machine) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not typed and "can't allocate memory" not in str(error):  # how the CPU's allocator says it
+        if not typed and not any(words in str(error).lower() for words in NO_MEMORY):
             raise
         raise OutOfMemory(
             f"out of memory on {machine.device}: train fewer trials at a time, or declare a batch_size below"
@@ -123,6 +129,7 @@ class _Session:
         self.trial, self.machine = trial, machine
         self.data = load(trial, machine)
         self.model = initial_model(trial, machine, self.data)
+        self._refuse_batch_of_one()
         self.noise = generator(trial.seed, "noise", machine.device)
         self.method = build_method(trial.method, self.noise, self.data.scale, trial.clip_gradients)
         self.method.attach(self.model)
@@ -135,21 +142,29 @@ class _Session:
         )
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(trial.lr_milestones), trial.lr_decay)
         self.order = generator(trial.seed, "order")
-        self._refuse_batch_of_one()
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on, as plain tensors and numbers."""
-        return {
+        """A copy of everything that the next epoch depends on, as plain tensors on the CPU and numbers."""
+        state = {
+            "device": self.machine.device,
             "model": self.model.state_dict(),
+            "unsaved_buffers": unsaved_buffers(self.model),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "order": self.order.get_state(),
             "noise": self.noise.get_state(),
         }
+        copied: dict[str, Any] = tree_map_only(Tensor, lambda tensor: tensor.to("cpu", copy=True), state)
+        return copied
 
-    def load_state(self, state: Any) -> None:
-        """The inverse of ``state``."""
-        self.model.load_state_dict(state["model"])
+    def load_state(self, state: Any, source: object) -> None:
+        """The inverse of ``state``. Raises ConfigError, naming ``source``, for the state of another kind of device."""
+        if state["device"] != self.machine.device:
+            raise ConfigError(
+                f"{source}: this trial was begun on {state['device']}, and its random numbers are that device's:"
+                f" go on there, or delete {source} to start anew on {self.machine.device}"
+            )
+        load_network(self.model, state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.order.set_state(state["order"])
@@ -160,13 +175,13 @@ class _Session:
         started, lr = time.perf_counter(), self.scheduler.get_last_lr()[0]
         with own_randomness(self.trial.seed, number, self.machine.device):
             criterion = self._train_epoch(number, stop)
-        if criterion is None:
-            return None
-        self.scheduler.step()
-        metrics: dict[str, float] = {"train/criterion": float(criterion), "lr": float(lr)}
-        metrics |= self.method.observations()
-        _refuse_non_finite(metrics, number)
-        metrics |= self._evaluate(last=number == self.trial.epochs)
+            if criterion is None:
+                return None
+            self.scheduler.step()
+            metrics: dict[str, float] = {"train/criterion": float(criterion), "lr": float(lr)}
+            metrics |= self.method.observations()
+            _refuse_non_finite(metrics, number)
+            metrics |= self._evaluate(last=number == self.trial.epochs)
         _refuse_non_finite(metrics, number)
         metrics["epoch_seconds"] = time.perf_counter() - started
         return EpochRecord(number, time.time_ns() // 1_000_000, metrics)
@@ -175,16 +190,20 @@ class _Session:
         """Mean of the clean batch losses over the epoch's examples, or None when stopped."""
         self.model.train()
         train, scale, clip = self.data.train, self.data.scale, self.trial.clip_gradients
+        outer_norm = clip.max_norm if clip is not None and clip.passes == "outer" else None
         order = torch.randperm(len(train), generator=self.order)
         total = torch.zeros((), device=self.machine.device)
         augment, randomness = self.trial.augment, augmentation(self.trial.seed, number)
-        for batch in batches(train, order, self.trial.batch_size, scale, augment=augment, randomness=randomness):
+        fed = batches(train, order, self.trial.batch_size, scale, augment=augment, randomness=randomness)
+        for count, batch in enumerate(fed, start=1):
             if stop():
                 return None
             total += self.method.backward(self.model, batch) * len(batch.labels)
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip.max_norm, foreach=True)
+            if outer_norm is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), outer_norm, foreach=True)
             self.optimizer.step()
+            if count % CHECK_EVERY_BATCHES == 0:
+                _refuse_non_finite({"train/criterion": total.item()}, number)
         return total / len(order)
 
     def _evaluate(self, last: bool) -> dict[str, float]:
@@ -211,14 +230,22 @@ class _Session:
         return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
     def _refuse_batch_of_one(self) -> None:
-        """BatchNorm cannot normalise over one example; better said before the first epoch than in its last batch."""
-        normalised = any(isinstance(module, _BatchNorm) for module in self.model.modules())
+        """BatchNorm cannot normalise over one number; better said before the first epoch than in its last batch.
+
+        Where it normalises over an image's pixels as well, one image may do: tried on a copy.
+        """
         examples, size = len(self.data.train), self.trial.batch_size
-        if normalised and (size == 1 or examples % size == 1):
+        if size > 1 and examples % size != 1:
+            return
+        first = next(batches(self.data.train, torch.arange(1), 1, self.data.scale))
+        try:
+            with torch.no_grad(), own_randomness(self.trial.seed, 0, self.machine.device):
+                copy.deepcopy(self.model).train()(first.images)
+        except ValueError as error:
             raise ConfigError(
                 f"TrialConfig.batch_size = {size}: leaves a batch of one of {examples} training images,"
                 " which BatchNorm cannot normalise: choose another batch size"
-            )
+            ) from error
 
 
 def initial_model(trial: TrialConfig, machine: Machine, data: TrialData) -> nn.Module:
@@ -226,7 +253,10 @@ def initial_model(trial: TrialConfig, machine: Machine, data: TrialData) -> nn.M
     shape = data.train.stored.images.shape[1:]
     model = build_model(trial.model, shape, data.classes, stream_seed(trial.seed, "init"), machine.code_dir)
     if trial.memory_format == "channels_last":
-        model = model.to(memory_format=torch.channels_last)
+        try:
+            model = model.to(memory_format=torch.channels_last)
+        except RuntimeError as error:  # weights of five dimensions have no such format
+            trial.require(False, "memory_format", f"'contiguous' for this network ({str(error).splitlines()[0]})")
     model = model.to(machine.device)
     set_precision(model, trial.precision, machine.device)
     return model

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.declaration import ConfigError
+
 RESULTS_VARIABLE = "SWEEPS_RESULTS"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -46,6 +48,12 @@ class Machine:
     device: str = "cpu"
     threads: int = 1
     code_dir: Path = field(default_factory=Path.cwd)
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(
+                f"Machine.device = {self.device!r}: must be 'cpu' or 'cuda' (CUDA_VISIBLE_DEVICES says which GPU)"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,39 @@
-"""The precision of forward and backward passes; parameters, losses and metrics stay float32 or better.
+"""The precision of training's forward and backward passes; parameters, losses and evaluation stay float32 or better.
 
 (Mixed precision, that is. In this project AMP means Adversarial Model Perturbation and nothing else.)
 """
 
 from __future__ import annotations
 
+import types
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 
+def set_backends() -> None:
+    """Make a GPU's float32 convolutions float32, not TensorFloat-32, and the same each time; for the whole process.
+
+    Without that a resumed trial would differ from an uninterrupted one.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+
+
 def set_precision(model: nn.Module, precision: Literal["float32", "bfloat16"], device: str) -> None:
-    """Let ``model`` run as declared from now on; with ``bfloat16`` under autocast, logits are float32 again.
+    """Let ``model`` run as declared from now on; with ``bfloat16`` under autocast in training mode, logits float32.
 
     The context ends with each forward pass, and with it autocast's copies of the weights: they would not follow a
     perturbation.
     """
     if precision == "float32":
         return
-    forward, kind = model.forward, torch.device(device).type
+    exact, kind = type(model).forward, torch.device(device).type
 
-    def low_precision(images: Tensor) -> Tensor:
-        with torch.autocast(kind, dtype=torch.bfloat16):
-            logits: Tensor = forward(images)
+    def forward(self: nn.Module, images: Tensor) -> Tensor:
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.training):
+            logits: Tensor = exact(self, images)
             return logits.float()
 
-    model.forward = low_precision
+    model.forward = types.MethodType(forward, model)  # as a method, so that a copy of the model has its own

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import load_checkpoint, load_network
 from trainer.config import REVISION, TrialConfig
 from trainer.data.batches import batches
 from trainer.data.load import TrialData, load
@@ -27,14 +27,15 @@ SAMPLE_SEED = 0
 
 
 class Sample(NamedTuple):
-    """Images to measure on, not augmented."""
+    """Images to measure on, not augmented. chunk: how many at a time; what fits in training fits here."""
 
     subset: Subset
     scale: PixelScale
+    chunk: int
 
     def chunks(self) -> Iterator[Examples]:
         """All of them in order, normalised, on the device, a few at a time."""
-        return batches(self.subset, torch.arange(self.size), EVALUATION_BATCH, self.scale)
+        return batches(self.subset, torch.arange(self.size), self.chunk, self.scale)
 
     @property
     def size(self) -> int:
@@ -61,7 +62,7 @@ class TrainedModel:
         if examples is not None and examples < len(subset):
             places, _ = stratified(subset.labels, examples, SAMPLE_SEED)
             subset = Subset(subset.stored, subset.index[places])
-        return Sample(subset, self.data.scale)
+        return Sample(subset, self.data.scale, min(EVALUATION_BATCH, self.trial.batch_size))
 
 
 def load_trained(trial: TrialConfig, machine: Machine, checkpoint: Path | str) -> TrainedModel:
@@ -80,5 +81,5 @@ def load_trained(trial: TrialConfig, machine: Machine, checkpoint: Path | str) -
         raise ConfigError(f"{checkpoint}: trial {trial.trial_id} is not finished ({ended}): train it first")
     data = load(trial, machine)
     model = initial_model(replace(trial, precision="float32"), machine, data)
-    model.load_state_dict(stored.state["model"])
+    load_network(model, stored.state)
     return TrainedModel(trial, model, data)

@@ -18,6 +18,7 @@ from trainer.config import Dataset, Digits, Holdout, Mnist5k
 from trainer.data.batches import batches
 from trainer.data.load import TrialData, load
 from trainer.data.parts import CLASSES, LEVELS, Part
+from trainer.data.pixels import measured_scale
 from trainer.data.shipped import SHIPPED
 from trainer.data.splits import Examples, Subset, digest, hold_out, stratified
 from trainer.declaration import ConfigError
@@ -349,3 +350,12 @@ def test_a_split_that_leaves_nothing_is_refused(machine: Machine, fraction: floa
     """Without validation or training images there is nothing to measure or to train on."""
     with pytest.raises(ConfigError, match="fraction"):
         load(tiny(validation=Holdout(fraction=fraction)), machine)
+
+
+def test_a_channel_of_one_value_is_not_divided_by_zero() -> None:
+    images = torch.stack([torch.full((4, 2, 2), 200, dtype=torch.uint8), torch.randint(256, (4, 2, 2)).byte()], dim=1)
+    train = Subset(Examples(images, torch.zeros(4, dtype=torch.int64)), torch.arange(4))
+    scale = measured_scale(train, 255)
+    normalized = scale.normalize(images)
+    assert (normalized[:, 0] == 0).all()
+    assert normalized[:, 1].double().std(correction=0).item() == pytest.approx(1, abs=1e-6)

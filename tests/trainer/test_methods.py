@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -152,6 +153,35 @@ def test_label_smoothing(declared: Method, targets: Callable[[Tensor], Tensor], 
     assert method.criterion(best, examples.labels).item() == pytest.approx(minimum, abs=1e-4)
 
 
+def test_label_smoothing_over_the_other_class_of_two_may_exceed_a_half() -> None:
+    """1 - s and s/(K-1) are targets for every s in (0, 1); as a uniform mixture the latter's share would exceed 1."""
+    method = built(LabelSmoothing(smoothing=0.6, spread="other_classes"))
+    logits, labels = torch.randn(7, 2, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    targets = 0.4 * functional.one_hot(labels, 2) + 0.6 * (1 - functional.one_hot(labels, 2))
+    expected = -(targets * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(method.criterion(logits, labels), expected)
+
+
+@pytest.mark.parametrize("declared", [Amp(epsilon=0.5, inner_lr=1e6), Rmp(epsilon=0.5), Sam(rho=0.5)], ids=repr)
+def test_the_radius_holds_for_millions_of_weights(declared: Method) -> None:
+    """Summed in float32, as torch's norm is on a CPU, it would be off by some 1e-3."""
+    theta = nn.Parameter(torch.zeros(2**22))
+    seen: list[float] = []
+
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.theta = theta
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(self.theta.detach().double().norm().item())
+            return images + self.theta.sum() * torch.tensor([1.0, 0.0])
+
+    method = built(declared, noise())
+    method.backward(Linear(), Examples(torch.zeros(3, 2), torch.tensor([1, 1, 0])))
+    assert max(seen) == pytest.approx(0.5, rel=1e-6)
+
+
 def test_the_offset_of_a_hundred_classes() -> None:
     method = build_method(LabelSmoothing(smoothing=0.2, spread="other_classes"), noise())
     labels = torch.arange(100)
@@ -298,6 +328,17 @@ def test_the_network_is_trained_on_the_adversarial_images_alone() -> None:
     method.backward(model, examples)
     twin = network()
     moved = adversarial(AdversarialTraining(step=3.0)).adversarial(twin, examples)
+    expected = gradient_of(twin, functional.cross_entropy(twin(moved), examples.labels))
+    torch.testing.assert_close(gradient(model), expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("bn_stats", ["clean", "adversarial"])
+def test_in_eval_mode_the_step_sees_the_statistics_before_this_batch(bn_stats: Any) -> None:
+    settings = AdversarialTraining(step=8.0, gradient_mode="eval", bn_stats=bn_stats)
+    model, examples = network(norm=True), dark()
+    adversarial(settings).backward(model, examples)
+    twin = network(norm=True)
+    moved = adversarial(settings).adversarial(twin, examples)
     expected = gradient_of(twin, functional.cross_entropy(twin(moved), examples.labels))
     torch.testing.assert_close(gradient(model), expected, rtol=1e-9, atol=1e-14)
 

@@ -454,11 +454,13 @@ def test_bfloat16_and_channels_last(declared: Model) -> None:
     assert all(output.is_contiguous(memory_format=torch.channels_last) for output in outputs)
     outputs.clear()
     set_precision(fast, "bfloat16", "cpu")
+    fast.train()
+    expected = plain.train()(x).detach()
     found = fast(x.contiguous(memory_format=torch.channels_last))
     torch.autograd.backward(functional.cross_entropy(found, torch.arange(6)))
     assert {output.dtype for output in outputs} == {torch.bfloat16}
     assert found.dtype == torch.float32
-    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+    assert (found - expected).abs().max() < 0.15 * expected.abs().max()
     assert {parameter.dtype for parameter in fast.parameters()} == {torch.float32}
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in fast.parameters())
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,40 @@ def test_bfloat16_computes_in_it_and_gives_float32_logits_and_gradients() -> Non
     assert not torch.equal(logits, exact)
     torch.testing.assert_close(logits, exact, rtol=0.05, atol=0.05)
     assert list(model.state_dict()) == list(network().state_dict())
+
+
+def test_evaluation_is_in_float32_and_a_copy_has_its_own_weights() -> None:
+    model, images = network(), torch.randn(5, 8)
+    exact = model(images)
+    set_precision(model, "bfloat16", "cpu")
+    assert not torch.equal(model(images), exact)
+    assert torch.equal(model.eval()(images), exact)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert (twin(images) == 0).all()
+
+
+def test_amp_in_somebody_elses_autocast_perturbs_all_the_same() -> None:
+    """Autocast keeps its copies of the weights until its outermost context ends."""
+    images, labels, found = torch.randn(5, 8), torch.tensor([0, 1, 2, 0, 1]), []
+    for outside in (True, False):
+        model = network()
+
+        def closure(model: nn.Module = model, outside: bool = outside) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not outside):
+                return nn.functional.cross_entropy(model(images).float(), labels)
+
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=outside):
+            amp_gradient(closure, model.parameters(), epsilon=0.5, inner_lr=50.0)
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    plain = network()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = nn.functional.cross_entropy(plain(images).float(), labels)
+    erm = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(plain.parameters()))])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0.01)
+    assert (found[0] - erm).norm() > 0.05
 
 
 def test_a_perturbation_reaches_the_low_precision_weights() -> None:

@@ -97,7 +97,7 @@ def images_of(subset: Subset, scale: PixelScale) -> Tensor:
 
 def loss_at(trained: TrainedModel, examples: int | None = None) -> Callable[[Tensor], Tensor]:
     """L on the training images, all in one batch, as a function of the flat weights."""
-    subset, scale = trained.sample("train", examples)
+    subset, scale, _ = trained.sample("train", examples)
     images, labels, model = images_of(subset, scale), subset.labels, trained.model.eval()
 
     def loss(weights: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def test_the_amp_loss_is_that_of_algorithm_1(exact: TrainedModel, ball: Any, ste
     radii = (0.02, 0.2, 20.0)
     probe = AmpLoss(radii=radii, inner_lr=0.3, inner_steps=steps, ball=ball, examples=SMALL)
     found = measure(probe, exact)
-    subset, scale = exact.sample("train", SMALL)
+    subset, scale, _ = exact.sample("train", SMALL)
     losses, theta = example_losses(exact.model.eval(), images_of(subset, scale), subset.labels), flat(exact.model)
     for place, epsilon in enumerate(radii):
         outcome = algorithm_1(losses, theta, balls_of(exact.model, ball), epsilon=epsilon, zeta=0.3, steps=steps)
@@ -342,7 +342,7 @@ def test_the_boundary_in_the_plane_of_the_points(machine: Machine, path: Path) -
     trial = tiny(model=BN_MLP, dataset=TwoSpirals())
     trained = in_double(trained_by(trial, machine, path))
     found = measure(DecisionBoundary(points=11, margin=0.1), trained)
-    subset, scale = trained.sample("train")
+    subset, scale, _ = trained.sample("train")
     points = subset.stored.images[subset.index].reshape(-1, 2).double()
     assert found.arrays["anchors"].tolist() == points.tolist()
     assert found.arrays["anchor_labels"].tolist() == subset.labels.tolist()
@@ -487,7 +487,7 @@ def test_a_sample_has_every_class_in_proportion(trained: TrainedModel) -> None:
 
 def test_a_bfloat16_trial_is_probed_in_float32(machine: Machine, path: Path) -> None:
     trained = trained_by(tiny(precision="bfloat16"), machine, path)
-    subset, scale = trained.sample("test")
+    subset, scale, _ = trained.sample("test")
     images = images_of(subset, scale)
     logits = nn.Sequential(*trained.model.children())(images)
     assert torch.allclose(predict(trained.model.eval(), trained.sample("test"))[0], logits, atol=1e-5)

@@ -99,7 +99,8 @@ def _overlaps(length: int, padding: int) -> list[tuple[slice, slice]]:
 def cut_out(images: Tensor, hole: Tensor, side: int) -> None:
     """Set the square of ``side`` pixels around ``hole`` [n, 2] to zero, the mean, in normalised ``images`` in place.
 
-    What would lie outside of the image is left out; an even square has its middle right of and below its centre.
+    What would lie outside of the image is left out. A square of even side has one more pixel left of and above ``hole``
+    than right of and below it.
     """
     height, width = images.shape[2:]
     rows, columns = _within(hole[:, :1], height, side), _within(hole[:, 1:], width, side)

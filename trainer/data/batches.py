@@ -45,7 +45,8 @@ def _stored(subset: Subset, order: Tensor, size: int, scale: PixelScale) -> Iter
     device = scale.mean.device
     for places in torch.split(subset.index[order], size):
         stored = subset.stored.take(places)
-        yield Examples(scale.normalize(stored.images.to(device)), stored.labels.to(device))
+        images, labels = (part.to(device, non_blocking=True) for part in stored)
+        yield Examples(scale.normalize(images), labels)
 
 
 def _augmented(
@@ -60,7 +61,7 @@ def _augmented(
         found = changed(images.numpy(), places.numpy(), augment, drawn, scale.levels or 255)
         parts = (torch.from_numpy(found), labels[places], torch.from_numpy(drawn.hole))
         for levels, targets, hole in zip(*(torch.split(part, size) for part in parts), strict=True):
-            normalized = scale.normalize(levels.to(device))
+            normalized = scale.normalize(levels.to(device, non_blocking=True))
             if augment.cutout:
-                cut_out(normalized, hole.to(device), augment.cutout)
-            yield Examples(normalized, targets.to(device))
+                cut_out(normalized, hole.to(device, non_blocking=True), augment.cutout)
+            yield Examples(normalized, targets.to(device, non_blocking=True))

@@ -13,6 +13,9 @@ from trainer.data.splits import Subset
 CHUNK = 2000
 """Images whose statistics are taken at a time, so that a large set is never in memory as floats."""
 
+CONSTANT = 1e-12
+"""A variance below this share of the squared mean is rounding: the channel has one value."""
+
 
 class PixelScale(NamedTuple):
     """mean and std [1, channels, 1, 1] in levels of the stored images, float32; levels: the highest, or None where the
@@ -31,7 +34,10 @@ class PixelScale(NamedTuple):
 
 
 def measured_scale(train: Subset, levels: int | None) -> PixelScale:
-    """Mean and standard deviation of the training part, a number a channel; exact sums, so no order shows."""
+    """Mean and standard deviation of the training part, a number a channel; 1 in place of a deviation of 0.
+
+    Sums of levels are exact in float64, so that no order of summation shows.
+    """
     over = (0, 2, 3)
     total = square = torch.zeros((), dtype=torch.float64)
     count = 0
@@ -40,7 +46,9 @@ def measured_scale(train: Subset, levels: int | None) -> PixelScale:
         count += pixels.numel() // pixels.shape[1]
         total, square = total + pixels.sum(over, keepdim=True), square + pixels.square().sum(over, keepdim=True)
     mean = total / count
-    return PixelScale(mean.float(), (square / count - mean.square()).sqrt().float(), levels)
+    variance = (square / count - mean.square()).clamp(min=0)
+    varies = variance > CONSTANT * mean.square()
+    return PixelScale(mean.float(), torch.where(varies, variance.sqrt(), 1.0).float(), levels)
 
 
 def declared_scale(declared: Normalization, levels: int | None) -> PixelScale:

@@ -37,11 +37,11 @@ class AdversarialTrainingMethod(Method):
         if self.settings.start == "image" and self.settings.gradient_mode == "train":
             with running_stats_frozen(model, not clean_moves):
                 loss, slope = self._slope(model, batch)
+            images = self.adversarial(model, batch, slope)
         else:
+            images = self.adversarial(model, batch)  # before the clean pass moves the statistics that it may use
             with torch.no_grad(), running_stats_frozen(model, not clean_moves):
                 loss = self.criterion(model(batch.images), batch.labels)
-            slope = None
-        images = self.adversarial(model, batch, slope)
         with running_stats_frozen(model, clean_moves):
             gradients(lambda: self.criterion(model(images), batch.labels), trained_parameters(model), self.max_norm)
         return loss

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from trainer.config import Amp
 from trainer.data.splits import Examples
-from trainer.methods.base import Method, gradients, restored, running_stats_frozen
+from trainer.methods.base import Method, global_norm, gradients, restored, running_stats_frozen, tensor_norms
 
 
 class AmpStep(NamedTuple):
@@ -47,7 +47,8 @@ def amp_gradient(
 
     closure: runs the forward pass and returns the scalar mean loss, without backward; it is called inner_steps + 1
         times and should see the same mini-batch each time.
-    parameters: the tensors θ that are perturbed, or one tensor; those that need no gradient are left alone.
+    parameters: the tensors θ, all that your optimizer trains, or one tensor. They are perturbed and get a gradient; no
+        other tensor gets one. Those that need no gradient are left alone.
     epsilon: radius ε of the L2 ball; inner_lr: ζ; inner_steps: N; ball: see ``trainer.config.Amp``.
 
     Every ``.grad`` is replaced, not accumulated; θ is restored bit for bit, also when closure raises. Raises
@@ -99,9 +100,7 @@ def _clip(delta: list[Tensor], settings: Amp) -> tuple[Tensor, Tensor]:
 
     The clip is a multiplication by min(1, ε/‖Δ‖), a tensor: a comparison in Python would wait for the device.
     """
-    norms = torch.stack(torch._foreach_norm(delta))
-    if settings.ball == "global":
-        norms = torch.linalg.vector_norm(norms)
+    norms = global_norm(delta) if settings.ball == "global" else torch.stack(tensor_norms(delta))
     scales = (settings.epsilon / norms).clamp(max=1.0)
     torch._foreach_mul_(delta, scales if settings.ball == "global" else list(scales.unbind()))
     return torch.linalg.vector_norm(norms * scales), (norms > settings.epsilon).float().mean()

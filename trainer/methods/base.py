@@ -48,6 +48,7 @@ def gradients(
     """
     for parameter in parameters:
         parameter.grad = None
+    torch.clear_autocast_cache()  # in a caller's autocast it would keep the weights of the pass before
     with torch.enable_grad():
         loss = closure()
     torch.autograd.backward(loss, inputs=list(parameters))
@@ -88,6 +89,17 @@ def running_stats_frozen(model: nn.Module, frozen: bool = True) -> Iterator[None
     finally:
         for layer, tracked, mean, variance in kept:
             layer.track_running_stats, layer.running_mean, layer.running_var = tracked, mean, variance
+
+
+def global_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The L2 norm of all numbers in ``tensors``, a 0-dimensional float64."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(tensor_norms(tensors)))
+    return norm
+
+
+def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The L2 norm of each tensor. Summed in float64: over millions of numbers float32 is off by some 1e-3."""
+    return list(torch._foreach_norm(list(tensors), 2, dtype=torch.float64))
 
 
 def trained_parameters(model: nn.Module) -> list[Tensor]:

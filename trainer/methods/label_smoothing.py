@@ -23,4 +23,6 @@ class LabelSmoothingMethod(ErmMethod):
         if self.settings.spread == "other_classes":
             # 1 - s and s/(K-1) are the uniform mixture with s·K/(K-1).
             smoothing *= classes / (classes - 1)
-        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        uniform = -functional.log_softmax(logits, dim=1).mean()
+        # Not cross_entropy's own smoothing: with few classes the share of the uniform distribution can exceed 1.
+        return (1 - smoothing) * functional.cross_entropy(logits, labels) + smoothing * uniform

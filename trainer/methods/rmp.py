@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.config import Rmp
 from trainer.data.splits import Examples
-from trainer.methods.base import Method, gradients, restored, running_stats_frozen, trained_parameters
+from trainer.methods.base import Method, global_norm, gradients, restored, running_stats_frozen, trained_parameters
 
 
 class RmpMethod(Method):
@@ -41,8 +41,7 @@ class RmpMethod(Method):
         if self.settings.law == "box":
             return [self._uniform(tensor, math.sqrt(self.settings.epsilon / tensor.numel())) for tensor in theta]
         delta = [torch.empty_like(tensor).normal_(generator=self._noise) for tensor in theta]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(delta)))
-        torch._foreach_mul_(delta, self.settings.epsilon / norm)
+        torch._foreach_mul_(delta, self.settings.epsilon / global_norm(delta))
         return delta
 
     def _uniform(self, tensor: Tensor, bound: float) -> Tensor:

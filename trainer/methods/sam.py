@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainer.config import Sam
 from trainer.data.splits import Examples
-from trainer.methods.base import Method, gradients, restored, running_stats_frozen, trained_parameters
+from trainer.methods.base import Method, global_norm, gradients, restored, running_stats_frozen, trained_parameters
 
 TINY = 1e-12  # keeps a gradient of zero from becoming a displacement of 0/0
 
@@ -31,8 +31,7 @@ class SamMethod(Method):
         with restored(theta):
             loss, ascent = gradients(closure, theta, self.max_norm)
             with torch.no_grad():
-                norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(ascent)))
-                torch._foreach_mul_(ascent, self.settings.rho / (norm + TINY))
+                torch._foreach_mul_(ascent, self.settings.rho / (global_norm(ascent) + TINY))
                 torch._foreach_add_(theta, ascent)
             del ascent  # or there would be two gradients at a time
             with running_stats_frozen(model, self.settings.bn_stats == "clean"):

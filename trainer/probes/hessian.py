@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor, nn
 
+from trainer.declaration import ConfigError
 from trainer.measurement import Measurement
 from trainer.methods.base import trained_parameters
 from trainer.probe_config import Hessian
@@ -41,11 +42,15 @@ def measure_hessian(probe: Hessian, trained: TrainedModel) -> Measurement:
     """``probe/hessian/largest_eigenvalue`` and ``probe/hessian/trace``.
 
     Arrays: ``eigenvalue`` []; ``trace_samples`` [trace_samples], whose mean is the trace. Raises ConfigError when
-    Lanczos needs more ``iterations``.
+    Lanczos needs more ``iterations`` or the network cannot be differentiated twice.
     """
     operator = hessian(trained.model, trained.sample("train", probe.examples))
-    with _quiet():
-        eigenvalue, traces = _largest_eigenvalue(operator, probe), _trace_samples(operator, probe)
+    try:
+        with _quiet():
+            eigenvalue, traces = _largest_eigenvalue(operator, probe), _trace_samples(operator, probe)
+    except NotImplementedError as error:
+        why = str(error).splitlines()[0]
+        raise ConfigError(f"Hessian: torch cannot differentiate this network twice ({why}): leave it out") from error
     metrics = {"probe/hessian/largest_eigenvalue": eigenvalue, "probe/hessian/trace": float(traces.mean())}
     return Measurement(metrics, {"eigenvalue": np.array(eigenvalue), "trace_samples": traces})
 

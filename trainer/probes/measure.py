@@ -18,6 +18,7 @@ from trainer.probes.calibration import measure_calibration
 from trainer.probes.directions import measure_along_directions
 from trainer.probes.risk import evaluating
 from trainer.probes.sharpness import measure_sharpness
+from trainer.streams import own_randomness
 from trainer.trained import TrainedModel
 
 
@@ -27,7 +28,8 @@ def measure(probe: Probe, trained: TrainedModel) -> Measurement:
     The model, its buffers and modes, ``.grad`` and torch's random state are afterwards bit for bit as they were. Raises
     ConfigError for what this model or its data do not allow.
     """
-    with evaluating(trained.model):
+    device = trained.data.scale.mean.device.type
+    with evaluating(trained.model), own_randomness(trained.trial.seed, 0, device):
         return _measure(probe, trained)
 
 

@@ -48,8 +48,3 @@ def risk_and_gradient(model: nn.Module, theta: Sequence[Tensor], sample: Sample)
         torch._foreach_add_(gradient, torch.autograd.grad(loss, theta, materialize_grads=True))
         total += loss.detach()
     return total, gradient
-
-
-def global_norm(tensors: list[Tensor]) -> float:
-    """The L2 norm of all numbers in ``tensors``."""
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors))))

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from trainer.measurement import Measurement
-from trainer.methods.base import restored, trained_parameters
+from trainer.methods.base import global_norm, restored, trained_parameters
 from trainer.methods.sam import TINY
 from trainer.probe_config import Sharpness
-from trainer.probes.risk import global_norm, risk, risk_and_gradient
+from trainer.probes.risk import risk, risk_and_gradient
 from trainer.trained import TrainedModel
 
 
@@ -26,7 +26,7 @@ def measure_sharpness(probe: Sharpness, trained: TrainedModel) -> Measurement:
     sample, rises = trained.sample("train", probe.examples), []
     loss = risk(model, sample)
     _, ascent = risk_and_gradient(model, theta, sample)
-    norm = global_norm(ascent)
+    norm = global_norm(ascent).item()
     for rho in probe.radii:
         with restored(theta):
             torch._foreach_add_(theta, ascent, alpha=rho / (norm + TINY))
