@@ -9,6 +9,10 @@ export SWEEPS_RESULTS := $(RESULTS)
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
+MACHINE = $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
+FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS))
+BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
+
 .DEFAULT_GOAL := help
 .PHONY: help install studies sweep plan probe status report ui fetch digest test lint format types golden bench-trainer clean
 
@@ -17,10 +21,12 @@ help: ## list the targets
 	@echo
 	@echo "Variables: STUDY=$(STUDY), a study or your own .py file; RESULTS=$(RESULTS), the folder of all results;"
 	@echo "FOLDER, of your own images, each a square of side SIZE where that is given, CHANNELS=1 for grey;"
+	@echo "ONLY='method=Amp seed=0', of the declared trials those; SEEDS=N, the first N seeds of each cell;"
+	@echo "MAX_HOURS, MAX_TRIALS: refuse to train more; YES=1, do not ask about it;"
 	@echo "JOBS, trials at a time; DEVICE=cuda, a GPU a trial; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
 
 sweep: .venv/installed ## train what STUDY still lacks, then show its table and draw its figures
-	@$(RUN) -m sweeps run '$(STUDY)' $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE)); code=$$?; \
+	@$(RUN) -m sweeps run '$(STUDY)' $(MACHINE) $(FILTERS) $(BUDGET); code=$$?; \
 	[ $$code -le 1 ] || exit $$code; \
 	$(RUN) -m analysis report '$(STUDY)' && $(RUN) -m sweeps publish '$(STUDY)' && exit $$code
 
@@ -30,14 +36,14 @@ sweep-%: ## sweep-NAME is sweep STUDY=NAME
 studies: .venv/installed ## list the built-in studies
 	@$(RUN) -m sweeps list
 
-plan: .venv/installed ## show the cells of STUDY and how much of it is finished
-	@$(RUN) -m sweeps plan '$(STUDY)'
+plan: .venv/installed ## show the cells of STUDY, how much of it is finished, and what the rest will take
+	@$(RUN) -m sweeps plan '$(STUDY)' $(MACHINE) $(FILTERS)
 
 probe: .venv/installed ## measure the probes that STUDY declares of its finished trials; sweep does it as well
-	@$(RUN) -m sweeps probe '$(STUDY)' $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
+	@$(RUN) -m sweeps probe '$(STUDY)' $(MACHINE)
 
 status: .venv/installed ## show how far STUDY is, and why trials failed
-	@$(RUN) -m sweeps status '$(STUDY)'
+	@$(RUN) -m sweeps status '$(STUDY)' $(FILTERS)
 
 report: .venv/installed ## show the table of STUDY again and draw its figures
 	@$(RUN) -m analysis report '$(STUDY)'

@@ -7,6 +7,7 @@ some failed or diverged, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections import Counter
@@ -17,8 +18,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.catalog import built_in, find
 from search_spaces.study import Study
+from sweeps.budget import FREE_HOURS, Budget
 from sweeps.data import fetch, require_data, take_in
+from sweeps.filters import Selection, refuse_hyper_parameters
+from sweeps.hardware import cores
 from sweeps.ledger import OVER, Ledger, LedgerRow
+from sweeps.plan import lines, make_plan
+from sweeps.power import power_lines
 from sweeps.sweep import INTERRUPTED, Sweep
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
@@ -26,8 +32,8 @@ from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parsed(arguments)
         return int(options.command(options))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -43,12 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Raises ConfigError for options that are hyper-parameters; ends the process for others that there are not."""
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    refuse_hyper_parameters(unknown)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sweeps", description="Declared studies, each trial trained once.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command, text in (
         (_list, "list the built-in studies"),
-        (_plan, "show a study's cells and how much of it is finished"),
+        (_plan, "show a study's cells, how much of it is finished, and what the rest will take"),
         (_fetch, "bring a study's data into the data folder: downloads what is to be downloaded"),
         (_digest, "read a folder of your own images and print the line by which a study declares them"),
         (_run, "train what is not finished yet, then measure the probes that the study declares"),
@@ -57,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         (_publish, "put the study's report into MLflow"),
         (_ui, "browse results in MLflow's own pages, on this machine alone"),
     ):
-        sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text)
+        # No abbreviations: --seed would be --seeds.
+        sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text, allow_abbrev=False)
         sub.set_defaults(command=command)
         if command is _ui:
             sub.add_argument("--port", type=_port, default=5000, help="default: %(default)s")
@@ -69,10 +86,37 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey (default: %(default)s)")
         elif command is not _list:
             sub.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
-        if command in (_run, _probe):
-            sub.add_argument("--jobs", type=_positive, default=_cores(), help="trials at a time (default: %(default)s)")
+        if command in (_plan, _run, _status):
+            _add_filters(sub)
+        if command is _run:
+            _add_budget(sub)
+        if command in (_plan, _run, _probe):
+            sub.add_argument("--jobs", type=_positive, default=cores(), help="trials at a time (default: %(default)s)")
             sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     return parser
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    help_only = "of the declared trials those with this parameter, such as method=Amp; can be repeated"
+    parser.add_argument("--only", metavar="FIELD=VALUE", action="append", default=[], help=help_only)
+    parser.add_argument("--seeds", metavar="N", type=_positive, help="the first N seeds of each cell")
+
+
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    hours = f"refuse what is estimated at more core- or GPU-hours (without it, more than {FREE_HOURS:g} is asked about)"
+    parser.add_argument("--max-hours", metavar="H", type=_hours, help=hours)
+    parser.add_argument("--max-trials", metavar="N", type=_positive, help="refuse to train more trials")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 < hours < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours > 0")
+    return hours
 
 
 def _positive(text: str) -> int:
@@ -86,10 +130,6 @@ def _port(text: str) -> int:
     if port > 65535:
         raise argparse.ArgumentTypeError(f"{port} is not a port: 1 to 65535")
     return port
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _list(_options: argparse.Namespace) -> int:
@@ -111,22 +151,29 @@ def _open(study: Study) -> tuple[Results, Ledger]:
     return results, ledger
 
 
-def _rows(study: Study) -> dict[str, LedgerRow]:
+def _existing_ledger() -> Ledger | None:
+    results = Results.here()
+    return Ledger(results.ledger_url) if results.has_ledger() else None
+
+
+def _rows(study: Study, ledger: Ledger | None) -> dict[str, LedgerRow]:
     """The study's trials, without writing anything: what no ledger has is pending."""
-    ids, results = [trial.trial_id for trial in study.trials], Results.here()
-    known = Ledger(results.ledger_url).rows(ids) if results.has_ledger() else {}
+    ids = [trial.trial_id for trial in study.trials]
+    known = ledger.rows(ids) if ledger else {}
     return {id_: known.get(id_) or LedgerRow(id_, "", study.name, "pending", None, None, None) for id_ in ids}
 
 
 def _plan(options: argparse.Namespace) -> int:
-    study = find(options.study)
-    rows = _rows(study)
-    print(f"{study.name}: {study.question}\n")
-    for cell in study.cells():
-        finished = sum(rows[trial.trial_id].state in OVER for trial in cell.trials)
-        print(f"  {cell.label:32} {len(cell.trials)} seeds, {finished} finished")
-    print(f"\n{_counts(study, rows)}")
+    declared = find(options.study)
+    study, ledger = _selection(options).of(declared), _existing_ledger()
+    plan = make_plan(study, _rows(study, ledger), ledger, options.jobs, options.device)
+    known = ledger.measured([trial.trial_id for trial in declared.trials]) if ledger else {}
+    print("\n".join([*lines(plan), *power_lines(declared, study, known)]))
     return 0
+
+
+def _selection(options: argparse.Namespace) -> Selection:
+    return Selection(tuple(options.only), options.seeds)
 
 
 def _counts(study: Study, rows: dict[str, LedgerRow]) -> str:
@@ -136,8 +183,8 @@ def _counts(study: Study, rows: dict[str, LedgerRow]) -> str:
 
 
 def _status(options: argparse.Namespace) -> int:
-    study = find(options.study)
-    rows = _rows(study)
+    study = _selection(options).of(find(options.study))
+    rows = _rows(study, _existing_ledger())
     print(f"{study.name}: {_counts(study, rows)}")
     for cell in study.cells():
         for trial in cell.trials:
@@ -149,15 +196,20 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    study = find(options.study)
-    results, ledger = _open(study)
-    sweep = Sweep(study, options.study, results, ledger, options.jobs, options.device)
+    declared, selection = find(options.study), _selection(options)
+    study = selection.of(declared)
+    results, ledger = _open(declared)
+    sweep = Sweep(declared, options.study, results, ledger, options.jobs, options.device, selection)
     rows = sweep.rows()
     require_data([trial for trial in study.trials if rows[trial.trial_id].state not in OVER], results.data, sweep.named)
+    plan = make_plan(study, rows, ledger, options.jobs, options.device)
+    if not Budget(options.yes, options.max_hours, options.max_trials).approve(plan):
+        print("Nothing was trained")
+        return INTERRUPTED
 
     from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
 
-    return run(sweep)
+    return run(sweep, expected=plan.time())
 
 
 def _fetch(options: argparse.Namespace) -> int:

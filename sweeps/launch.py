@@ -24,12 +24,15 @@ from typing import Any
 
 from sweeps.children import children_join, group_that_ends_with_us
 from sweeps.delivery import Courier, Heartbeat
-from sweeps.ledger import LEASE_SECONDS, LedgerRow, State
+from sweeps.estimate import measured
+from sweeps.hardware import hardware
+from sweeps.ledger import LEASE_SECONDS, LedgerRow, Measured, State
 from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import Delivery
 from trainer.declaration import ConfigError
 from trainer.machine import Machine
+from trainer.records import EpochRecord
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -193,6 +196,7 @@ class LedgerSearcher(Searcher):
         self._by_id = {trial.trial_id: trial for trial in self._trials}
         self._live: dict[str, str] = {}
         self._deaths: dict[str, int] = {}
+        self._records: dict[str, list[EpochRecord]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune stores its searcher for a restore that never happens here."""
@@ -234,6 +238,7 @@ class LedgerSearcher(Searcher):
         if ours is None or "report" not in result:
             return
         report = Report.decode(result)
+        self._records.setdefault(ours, []).extend(report.records)
         if report.outcome is not None:
             del self._live[trial_id]
             self._settle(ours, report, STATES[report.outcome])
@@ -256,10 +261,17 @@ class LedgerSearcher(Searcher):
 
     def _settle(self, ours: str, report: Report, state: State) -> None:
         """The ledger first: what it refuses, for the lease has lapsed, is another driver's to deliver."""
-        if self._sweep.ledger.settle(ours, self._launch.owner, state, report.cause):
+        records = self._records.pop(ours, [])
+        found = self._measured(ours, records) if state == "finished" else None
+        if self._sweep.ledger.settle(ours, self._launch.owner, state, report.cause, found):
             self._launch.courier.send(Delivery(self._by_id[ours], state, report.records, report.cause))
         if state != "pending":
             self._wanted.discard(ours)
+
+    def _measured(self, ours: str, records: Sequence[EpochRecord]) -> Measured | None:
+        stored = self._sweep.results.checkpoint(ours)
+        size = stored.stat().st_size if stored.exists() else None
+        return measured(self._by_id[ours], records, hardware(self._sweep.device), size)
 
     def _fail_lost_trials(self) -> None:
         for trial in self.tune_trials:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sql
@@ -52,6 +52,18 @@ _runs = sql.Table(
     sql.Column("key", sql.String(32), primary_key=True),
     sql.Column("run_id", sql.String(64), nullable=False),
 )
+_measured = sql.Table(  # came later: a ledger from before it has none of its rows, which means: not measured
+    "measured",
+    _schema,
+    sql.Column("trial_id", sql.String(16), primary_key=True),
+    sql.Column("kind", sql.String(16), nullable=False),
+    sql.Column("hardware", sql.String(128), nullable=False),
+    sql.Column("passes", sql.Float, nullable=False),
+    sql.Column("epoch_seconds", sql.Float, nullable=False),
+    sql.Column("checkpoint_bytes", sql.BigInteger),
+    sql.Column("error", sql.Float),
+    sql.Column("nll", sql.Float),
+)
 
 
 class _Now(sql.sql.functions.GenericFunction[float]):
@@ -83,6 +95,23 @@ class LedgerRow:
     owner: str | None
     lease_until: float | None
     cause: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a finished trial took and came to, for plans of trials to come.
+
+    kind: of trials whose epochs take equally long, ``passes`` aside (see ``sweeps.estimate``). hardware: what it ran
+    on. epoch_seconds: the median. error (a fraction), nll: at the last epoch, on what the trial is evaluated on.
+    """
+
+    kind: str
+    hardware: str
+    passes: float
+    epoch_seconds: float
+    checkpoint_bytes: int | None
+    error: float | None
+    nll: float | None
 
 
 class Ledger:
@@ -175,12 +204,39 @@ class Ledger:
             query = sql.select(_trials.c.trial_id).where(_trials.c.trial_id == trial_id, _is_held_by(owner))
             return connection.scalar(query) is not None
 
-    def settle(self, trial_id: str, owner: str, state: State, cause: str | None = None) -> bool:
-        """End a lease with an outcome (``pending`` gives the trial back); False, and no change, when it had lapsed."""
+    def settle(
+        self, trial_id: str, owner: str, state: State, cause: str | None = None, measured: Measured | None = None
+    ) -> bool:
+        """End a lease with an outcome (``pending`` gives the trial back); False, and no change, when it had lapsed.
+
+        measured: kept with the outcome.
+        """
         with self._engine.begin() as connection:
             mine = sql.update(_trials).where(_trials.c.trial_id == trial_id, _is_held_by(owner))
             outcome = {"state": state, "cause": cause, "owner": None, "lease_until": None}
-            return connection.execute(mine.values(outcome)).rowcount == 1
+            held = connection.execute(mine.values(outcome)).rowcount == 1
+            if held and measured is not None:
+                insert = self._insert(_measured).values(trial_id=trial_id, **asdict(measured))
+                connection.execute(insert.on_conflict_do_update(index_elements=["trial_id"], set_=asdict(measured)))
+            return held
+
+    def measured(self, trial_ids: Sequence[str]) -> dict[str, Measured]:
+        """What was measured of the trials, by id."""
+        found: dict[str, Measured] = {}
+        with self._engine.connect() as connection:
+            for ids in _chunks(trial_ids):
+                for row in connection.execute(sql.select(_measured).where(_measured.c.trial_id.in_(ids))):
+                    found[row.trial_id] = Measured(*row[1:])
+        return found
+
+    def measured_kinds(self, kinds: Sequence[str], hardware: str) -> list[Measured]:
+        """All that was measured of trials of these kinds on this hardware, whatever study they were of."""
+        found: list[Measured] = []
+        with self._engine.connect() as connection:
+            for some in _chunks(kinds):
+                here = _measured.c.kind.in_(some) & (_measured.c.hardware == hardware)
+                found.extend(Measured(*row[1:]) for row in connection.execute(sql.select(_measured).where(here)))
+        return found
 
     def release(self, owner: str) -> None:
         """Give back whatever ``owner`` still holds."""

@@ -15,16 +15,19 @@ from sweeps.tracking import UNREACHABLE, Tracker, first_line, open_tracker
 DELIVERY_PATIENCE_SECONDS = 60.0
 
 
-def run(sweep: Sweep) -> int:
-    """Train what is left, deliver what is due, measure the declared probes; the exit code is returned."""
-    tracker = open_tracker(sweep.study, sweep.ledger, sweep.results)
-    code = _finish_training(sweep, tracker)
+def run(sweep: Sweep, expected: str = "") -> int:
+    """Train what is left, deliver what is due, measure the declared probes; the exit code is returned.
+
+    expected: how long it is thought to take, for the first line.
+    """
+    tracker = open_tracker(sweep.declared, sweep.ledger, sweep.results)
+    code = _finish_training(sweep, tracker, expected)
     if code != INTERRUPTED and sweep.study.probes:
         code = max(code, measure_probes(sweep, tracker))
     return code
 
 
-def _finish_training(sweep: Sweep, tracker: Tracker) -> int:
+def _finish_training(sweep: Sweep, tracker: Tracker, expected: str) -> int:
     sweep.ledger.retry_failed(sweep.trial_ids)
     name, total, started = sweep.study.name, len(sweep.trial_ids), time.monotonic()
     over = sum(row.state in OVER for row in sweep.rows().values())
@@ -32,7 +35,8 @@ def _finish_training(sweep: Sweep, tracker: Tracker) -> int:
         print(f"{name}: {_finished(sweep)} of {total} already finished")
         _bring_up_to_date(sweep, tracker)
         return _verdict(sweep, complete=True)
-    print(f"{name}: {len(sweep.study.cells())} cells, {total} trials, {over} finished before; {sweep.jobs} at a time")
+    cells, rest = len(sweep.study.cells()), f"{sweep.jobs} at a time" + (f", {expected}" if expected else "")
+    print(f"{name}: {cells} cells, {total} trials, {over} finished before; {rest}")
     complete, undelivered = _train(sweep, tracker, over)
     if undelivered:
         print(f"{undelivered} trials are not in MLflow yet: the same command delivers them once it answers")
@@ -62,8 +66,8 @@ def _train(sweep: Sweep, tracker: Tracker, over: int) -> tuple[bool, int]:
 
 def _bring_up_to_date(sweep: Sweep, tracker: Tracker) -> None:
     try:
-        rows = sweep.rows()
-        for trial_id in deliver_missing(sweep.study, rows, tracker, sweep.results):
+        rows = sweep.declared_rows()
+        for trial_id in deliver_missing(sweep.declared, rows, tracker, sweep.results):
             where = sweep.results.checkpoint(trial_id)
             print(f"trial {trial_id} is finished, but its records are neither in MLflow nor in {where}")
         tracker.finish({trial_id: row.state for trial_id, row in rows.items()})

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from search_spaces.study import Study
+from sweeps.filters import ALL, Selection
 from sweeps.ledger import Ledger, LedgerRow
 from trainer.machine import Results
 
@@ -16,22 +17,35 @@ INTERRUPTED = 130  # the exit code of a shell's Ctrl-C
 
 @dataclass(frozen=True)
 class Sweep:
-    """One call of ``run``. reference: what the user called the study. jobs: trials at a time. device: cpu or cuda."""
+    """One call of ``run``. reference: what the user called the study. jobs: trials at a time. device: cpu or cuda.
 
-    study: Study
+    declared: the whole study. selection: which of its trials this call is about.
+    """
+
+    declared: Study
     reference: str
     results: Results
     ledger: Ledger
     jobs: int
     device: str
+    selection: Selection = ALL
+
+    @cached_property
+    def study(self) -> Study:
+        """The study with the selected trials alone."""
+        return self.selection.of(self.declared)
 
     @cached_property
     def trial_ids(self) -> list[str]:
         return [trial.trial_id for trial in self.study.trials]
 
     def rows(self) -> dict[str, LedgerRow]:
-        """The study's trials as the ledger has them now."""
+        """The selected trials as the ledger has them now."""
         return self.ledger.rows(self.trial_ids)
+
+    def declared_rows(self) -> dict[str, LedgerRow]:
+        """All trials of the study as the ledger has them now."""
+        return self.ledger.rows([trial.trial_id for trial in self.declared.trials])
 
     @property
     def code_dir(self) -> Path:
@@ -46,6 +60,7 @@ class Sweep:
 
     @property
     def named(self) -> str:
-        """The variables by which make finds this study and these results again."""
+        """The variables by which make finds this study, these results and these trials again."""
         elsewhere = self.results.root != Path("results").resolve()
-        return f"STUDY={self.reference}" + (f" RESULTS={shlex.quote(str(self.results.root))}" if elsewhere else "")
+        results = f" RESULTS={shlex.quote(str(self.results.root))}" if elsewhere else ""
+        return f"STUDY={self.reference}{results}{self.selection.as_make()}"

@@ -1,0 +1,99 @@
+"""The machine at hand: what its trials run on, how many at a time, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+SIDE = {"cpu": 1024, "cuda": 8192}
+ROUNDS = 8
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def hardware(device: str) -> str:
+    """A name for machines on which a trial takes equally long: the GPU's, or the CPU's and its number of cores."""
+    if device == "cuda":
+        return " + ".join(gpus()) or "cuda"
+    return f"{_cpu()} × {os.cpu_count()}"
+
+
+def gpus() -> list[str]:
+    """The models of this machine's NVIDIA GPUs, as their driver tells them; empty where it does not."""
+    return sorted(_field(file, "Model") or "GPU" for file in NVIDIA.glob("*/information"))
+
+
+def _cpu() -> str:
+    return _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
+
+
+def _field(file: Path, name: str) -> str | None:
+    """The value of the first line ``name: value``."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), None)
+
+
+def at_a_time(jobs: int, device: str) -> int:
+    """How many trials run at a time: each has a core, or a GPU, of its own."""
+    return min(jobs, len(gpus()) or jobs) if device == "cuda" else jobs
+
+
+def matmul_peak(device: str) -> float | None:
+    """FLOP/s in float32 of a large square matrix multiplication on one core, or one GPU; None without one."""
+    if device == "cpu":
+        return _cpu_peak()
+    if not gpus():
+        return None
+    # In a process of its own: importing torch takes seconds, and a GPU's context would hold memory for good.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(cuda_peak).result()
+
+
+def _cpu_peak() -> float:
+    """By numpy, which is imported ten times as fast as torch and whose library reaches about the same."""
+    import numpy as np
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    side = SIDE["cpu"]
+    one, other = np.ones((2, side, side), dtype="float32")
+    with threadpool_limits(1):
+        return 2 * side**3 / _shortest(lambda: one @ other)
+
+
+def cuda_peak() -> float | None:
+    """The same by torch; None where it sees no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    one, other = torch.ones(2, SIDE["cuda"], SIDE["cuda"], device="cuda")
+
+    def multiply() -> None:
+        one @ other
+        torch.cuda.synchronize()
+
+    return 2 * SIDE["cuda"] ** 3 / _shortest(multiply)
+
+
+def _shortest(work: Callable[[], object]) -> float:
+    """Seconds of the machine at its best, which a share of a peak is about."""
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

@@ -1,0 +1,165 @@
+"""What a study still needs, before it is paid for: trials, time, disk, and what difference its seeds can show."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from search_spaces.study import Study
+from sweeps.estimate import SHARE_OF_PEAK, Estimate, Known, Source, kind, wall_seconds
+from sweeps.hardware import at_a_time, hardware, matmul_peak
+from sweeps.ledger import OVER, Ledger, LedgerRow, Measured, State
+from sweeps.table import aligned, short_labels
+from trainer.config import TrialConfig
+from trainer.machine import Results
+
+HOUR, DAY, YEAR = 3600, 86_400, 365 * 86_400
+STATES: tuple[State, ...] = ("finished", "diverged", "failed", "leased")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study as it stands. estimates: of the trials that a run would train, failed ones included, by id.
+
+    jobs: trials at a time. peak: FLOP/s that were measured, where some estimates needed it. free_bytes: on the disk of
+    the results.
+    """
+
+    study: Study
+    rows: Mapping[str, LedgerRow]
+    estimates: Mapping[str, Estimate]
+    jobs: int
+    device: str
+    peak: float | None
+    free_bytes: int
+
+    @cached_property
+    def seconds(self) -> list[float]:
+        """Of each trial to train whose time is known."""
+        return [found.seconds for found in self.estimates.values() if found.seconds is not None]
+
+    @property
+    def device_hours(self) -> float:
+        """Of all trials to train whose time is known: one device, a core or a GPU, at work for an hour."""
+        return sum(self.seconds) / HOUR
+
+    @property
+    def unknown(self) -> int:
+        """Trials to train whose time is not known."""
+        return len(self.estimates) - len(self.seconds)
+
+    @property
+    def needed_bytes(self) -> float:
+        """For the checkpoints of all trials to train, where their size is known."""
+        return sum(found.checkpoint_bytes or 0 for found in self.estimates.values())
+
+    def counts(self) -> str:
+        """One line: cells, trials, and the states they are in."""
+        count = Counter(row.state for row in self.rows.values())
+        states = [f"{count[state]} {state}" for state in STATES if state != "leased"]
+        others = [f"{count['leased']} running elsewhere", f"{len(self.estimates)} to train"]
+        return f"{len(self.study.cells())} cells, {len(self.study.trials)} trials: {', '.join(states + others)}"
+
+    def time(self) -> str:
+        """In a few words, such as ``about 3 min (measured here)``."""
+        if not self.seconds:
+            return "time not known"
+        wall = about(wall_seconds(self.seconds, self.jobs))
+        known = "" if not self.unknown else f"{len(self.seconds)} trials "
+        rest = "" if not self.unknown else f", {self.unknown} not known"
+        return f"{known}about {wall}{rest} ({self.basis()})"
+
+    def basis(self) -> str:
+        """Where the times are from."""
+        sources = dict.fromkeys(found.source for found in self.estimates.values())
+        return "; ".join(self._explained(source) for source in sources if source != "unknown")
+
+    def _explained(self, source: Source) -> str:
+        if source == "FLOPs":
+            peak = f"{self.peak / 1e9:,.0f} GFLOP/s" if self.peak else "unknown"
+            return f"from FLOPs at an assumed {SHARE_OF_PEAK:.0%} of the measured peak, {peak}"
+        if source == "scaled":
+            return "measured here with another method, times the passes"
+        return "measured here"
+
+    def hours(self) -> str:
+        """The whole work, such as ``3.4 core-hours``."""
+        much = _digits(self.device_hours) if self.device_hours >= 0.1 else "less than 0.1"
+        return f"{much} {'GPU' if self.device == 'cuda' else 'core'}-hours"
+
+    def disk(self) -> str:
+        """What checkpoints will take, and what there is."""
+        unknown = sum(found.checkpoint_bytes is None for found in self.estimates.values())
+        rest = f", those of {unknown} trials not known" if unknown else ""
+        return f"about {size(self.needed_bytes)} for checkpoints{rest}; {size(self.free_bytes)} are free"
+
+
+def make_plan(study: Study, rows: Mapping[str, LedgerRow], known: Ledger | None, jobs: int, device: str) -> Plan:
+    """Plan ``study`` for this machine. known: where measured times are looked up, if there is a ledger yet."""
+    to_train = [trial for trial in study.trials if rows[trial.trial_id].state not in OVER | {"leased"}]
+    kinds = list(dict.fromkeys(map(kind, to_train)))
+    found = known.measured_kinds(kinds, hardware(device)) if known and kinds else []
+    needs_peak = {one.kind for one in found} != set(kinds)
+    peak = matmul_peak(device) if needs_peak else None
+    free = shutil.disk_usage(_existing(Results.here().root)).free
+    return Plan(study, rows, _estimates(to_train, found, peak), at_a_time(jobs, device), device, peak, free)
+
+
+def _estimates(trials: Iterable[TrialConfig], found: Iterable[Measured], peak: float | None) -> dict[str, Estimate]:
+    known = Known(found, peak)
+    return {trial.trial_id: known.estimate(trial) for trial in trials}
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """The plan as ``python -m sweeps plan`` prints it."""
+    yield f"{plan.study.name}: {plan.study.question}"
+    yield ""
+    yield from aligned([("", "seeds", *_STATE_COLUMNS, "a trial", "from"), *_cell_rows(plan)])
+    yield ""
+    yield plan.counts()
+    if plan.estimates:
+        at_once = f"{plan.jobs} at a time" if plan.jobs > 1 else "one at a time"
+        yield f"Time: {plan.time()}, {at_once}; {plan.hours()} in all"
+        yield f"Disk: {plan.disk()}"
+
+
+_STATE_COLUMNS = ("finished", "diverged", "failed", "running")
+
+
+def _cell_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+    cells = plan.study.cells()
+    for cell, label in zip(cells, short_labels([cell.params for cell in cells]), strict=True):
+        ids = [trial.trial_id for trial in cell.trials]
+        count = Counter(plan.rows[trial_id].state for trial_id in ids)
+        left = next((plan.estimates[trial_id] for trial_id in ids if trial_id in plan.estimates), None)
+        time = ("", "") if left is None else (about(left.seconds) if left.seconds else "?", left.source)
+        yield (label, str(len(ids)), *(str(count[state] or "–") for state in STATES), *time)
+
+
+def about(seconds: float) -> str:
+    """An estimate, two digits of it: ``0.4 s``, ``45 s``, ``3.2 min``, ``17 h``, ``5.5 years``."""
+    for unit, name, limit in ((1, "s", 60), (60, "min", HOUR), (HOUR, "h", 2 * DAY), (DAY, "days", YEAR)):
+        if seconds < limit:
+            return f"{_digits(seconds / unit)} {name}"
+    return f"{_digits(seconds / YEAR)} years"
+
+
+def size(count: float) -> str:
+    """``0 B``, ``64 kB``, ``3.1 MB``, ``43 GB``."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{_digits(count / unit)} {name}"
+    return f"{count:.0f} B"
+
+
+def _digits(value: float) -> str:
+    """Two digits, without an exponent."""
+    return f"{float(f'{value:.2g}'):,.{0 if value >= 9.95 else 1 if value >= 0.995 else 2}f}"
