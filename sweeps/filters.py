@@ -101,9 +101,11 @@ def _means(text: str, value: Any) -> bool:
     if text == _shown(value):
         return True
     try:
-        return not isinstance(value, str) and bool(json.loads(text) == value)
+        meant = json.loads(text)
     except ValueError:
         return False
+    written = list(value) if isinstance(value, tuple) else value
+    return not isinstance(written, str) and not isinstance(meant, bool) and bool(meant == written)
 
 
 def _shown(value: Any) -> str:

@@ -69,9 +69,8 @@ class Plan:
         if not self.seconds:
             return "time not known"
         wall = about(wall_seconds(self.seconds, self.jobs))
-        known = "" if not self.unknown else f"{len(self.seconds)} trials "
-        rest = "" if not self.unknown else f", {self.unknown} not known"
-        return f"{known}about {wall}{rest} ({self.basis()})"
+        part = f" for {len(self.seconds)} of {len(self.estimates)} trials, the others not known" if self.unknown else ""
+        return f"about {wall}{part} ({self.basis()})"
 
     def basis(self) -> str:
         """Where the times are from."""
@@ -94,7 +93,7 @@ class Plan:
     def disk(self) -> str:
         """What checkpoints will take, and what there is."""
         unknown = sum(found.checkpoint_bytes is None for found in self.estimates.values())
-        rest = f", those of {unknown} trials not known" if unknown else ""
+        rest = f", those of {unknown} not known" if unknown else ""
         return f"about {size(self.needed_bytes)} for checkpoints{rest}; {size(self.free_bytes)} are free"
 
 
