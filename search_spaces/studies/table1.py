@@ -19,8 +19,8 @@ STUDIES = (
     ),
     Study(
         name="table1-small",
-        question="Which of Table 1's eight methods has the lowest test NLL with a small network on few digits, AMP's"
-        " radius chosen on validation and the rivals' settings the paper's?",
+        question="Which of Table 1's eight methods has the lowest test NLL with a small network on few digits, each"
+        " with the paper's setting but AMP on the smaller set, whose radius was chosen on validation?",
         trials=tuple(
             trial
             for seed in recipes.SEEDS
