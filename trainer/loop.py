@@ -24,8 +24,9 @@ from trainer.machine import Machine
 from trainer.methods.registry import build_method
 from trainer.metrics import classification_metrics
 from trainer.models.registry import build_model
-from trainer.precision import set_backends, set_precision
+from trainer.precision import set_precision
 from trainer.records import EpochRecord
+from trainer.settings import set_for_training
 from trainer.streams import augmentation, generator, own_randomness, stream_seed
 
 CHECKPOINT_EVERY_SECONDS = 10.0
@@ -58,8 +59,7 @@ def train(
     stop: asked before every batch; once it says True the generator ends without the records still to come.
 
     Raises Diverged after the last good record, OutOfMemory, ConfigError for a trial or data that this code cannot
-    train, OSError when the checkpoint cannot be written. Sets torch's number of threads and cuDNN's determinism for
-    the process.
+    train, OSError when the checkpoint cannot be written. Sets torch's threads and cuDNN's determinism for the process.
     """
     if trial.revision != REVISION:
         raise ConfigError(f"TrialConfig.revision = {trial.revision}: this code trains revision {REVISION}")
@@ -69,8 +69,7 @@ def train(
     diverged = stored.diverged if stored else None
     yield from records
     if diverged is None and len(records) < trial.epochs:
-        torch.set_num_threads(machine.threads)
-        set_backends()
+        set_for_training(machine.threads)
         with _memory_errors(trial, machine):
             session = _Session(trial, machine)
             if stored:

@@ -12,15 +12,6 @@ import torch
 from torch import Tensor, nn
 
 
-def set_backends() -> None:
-    """Make a GPU's float32 convolutions float32, not TensorFloat-32, and the same each time; for the whole process.
-
-    Without that a resumed trial would differ from an uninterrupted one.
-    """
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-
-
 def set_precision(model: nn.Module, precision: Literal["float32", "bfloat16"], device: str) -> None:
     """Let ``model`` run as declared from now on; with ``bfloat16`` under autocast in training mode, logits float32.
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
 from collections.abc import Iterator
 from typing import Literal
 
+import numpy
 import torch
 from numpy.random import RandomState
 
@@ -35,16 +37,29 @@ def augmentation(seed: int, epoch: int) -> RandomState:
 
 @contextlib.contextmanager
 def own_randomness(seed: int, epoch: int, device: str) -> Iterator[None]:
-    """Let what is drawn from torch's global generators within, by a user's network say, depend on seed and epoch alone.
+    """Let what is drawn within from the global generators, by a user's network say, depend on seed and epoch alone.
 
-    Afterwards they are as they were.
+    Those of torch, numpy and Python are afterwards as they were.
     """
     number = int.from_bytes(_digest(f"network:{seed}:{epoch}")[:8], "big") >> 1
-    with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
+    with torch.random.fork_rng(devices=[] if device == "cpu" else [device]), python_randomness(number):
         torch.default_generator.manual_seed(number)
         if device != "cpu":
             torch.cuda.manual_seed(number)
         yield
+
+
+@contextlib.contextmanager
+def python_randomness(number: int) -> Iterator[None]:
+    """Seed numpy's and Python's global generators within; afterwards they are as they were."""
+    before, numpy_before = random.getstate(), numpy.random.get_state()
+    random.seed(number)
+    numpy.random.seed(number % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        numpy.random.set_state(numpy_before)
 
 
 def _digest(text: str) -> bytes:

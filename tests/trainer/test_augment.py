@@ -264,10 +264,23 @@ def test_declarations_share_what_they_have_in_common() -> None:
 def test_autoaugment_of_other_images_is_refused(channels: int, levels: int) -> None:
     policy = Augment(flip="none", crop_padding=0, policy="svhn")
     with pytest.raises(ConfigError) as caught:
-        refuse_unfit(policy, channels, levels)
+        refuse_unfit(policy, (channels, 32, 32), levels)
     assert str(caught.value) == (
         f"Augment.policy = 'svhn': must be 'none' for images of {channels} channels and {levels} levels:"
         " AutoAugment is defined for 3 channels and 255 levels"
     )
-    refuse_unfit(VANILLA, channels, levels)
-    refuse_unfit(policy, 3, 255)
+    refuse_unfit(VANILLA, (channels, 32, 32), levels)
+    refuse_unfit(policy, (3, 32, 32), 255)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"crop_padding": 16}, r"Augment.crop_padding = 16: must be < 16, the images' side"),
+        ({"crop_padding": 0, "cutout": 32}, r"Augment.cutout = 32: must be < 32, twice the images' side"),
+    ],
+)
+def test_augmentation_that_may_leave_nothing_is_refused(changes: dict[str, int], refusal: str) -> None:
+    with pytest.raises(ConfigError, match=refusal):
+        refuse_unfit(Augment(flip="horizontal", **changes), (3, 20, 16), 255)  # type: ignore[arg-type]
+    refuse_unfit(Augment(flip="horizontal", crop_padding=15, cutout=31), (3, 20, 16), 255)

@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 
 from tests.trainer.trials import BN_MLP, METHODS, SMALL_AMP, search_trial, tiny
 from trainer.config import (
+    AdversarialTraining,
     Amp,
     Augment,
     ClipGradients,
     Digits,
+    Dropout,
     Erm,
     Holdout,
     Method,
@@ -32,6 +34,8 @@ from trainer.config import (
     Normalization,
     PreActResNet18,
     TrialConfig,
+    TwoSpirals,
+    Vgg16,
     canonical_json,
     identity,
 )
@@ -431,3 +435,37 @@ def test_declarations_and_records_need_no_torch(module: str) -> None:
 def test_methods_of_these_tests_are_all_there_are() -> None:
     """A reminder: a method added to the union belongs into ``trials.METHODS``."""
     assert {type(method) for method in METHODS} == set(typing.get_args(Method))
+
+
+COLOUR = Normalization(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+POLICY = Augment(flip="none", crop_padding=1, policy="cifar10")
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"model": Vgg16(width=1)}, "TrialConfig.model = .* must be one for images of 8 × 8 pixels: this one needs 32"),
+        ({"augment": Augment(flip="none", crop_padding=8)}, "Augment.crop_padding = 8: must be < 8"),
+        ({"augment": Augment(flip="none", crop_padding=0, cutout=16)}, "Augment.cutout = 16: must be < 16"),
+        ({"augment": POLICY}, "TrialConfig.augment = .* without policy: AutoAugment is defined for three channels"),
+        ({"normalization": COLOUR}, "TrialConfig.normalization = .* one number for each of 1 channels"),
+        (
+            {"method": Dropout(rate=0.1), "model": Mlp(hidden=(), norm="none")},
+            "TrialConfig.model = .* a network with a ReLU",
+        ),
+        (
+            {"method": Dropout(rate=0.1, placement="released")},
+            "TrialConfig.model = .* PreActResNet18 or Vgg16 with Dropout.placement",
+        ),
+        ({"dataset": TwoSpirals(), "augment": OPTIONAL[Augment]}, "TrialConfig.dataset = .* images, not points"),
+        (
+            {"dataset": TwoSpirals(), "method": AdversarialTraining(step=1.0)},
+            "TrialConfig.dataset = .* images, not points, with AdversarialTraining",
+        ),
+        ({"momentum": 0.0, "momentum_form": "nesterov"}, "TrialConfig.momentum = 0.0: must be > 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_when_it_is_declared(changes: dict[str, Any], refusal: str) -> None:
+    with pytest.raises(ConfigError, match=refusal) as caught:
+        tiny(**changes)
+    assert "\n" not in str(caught.value)

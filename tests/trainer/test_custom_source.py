@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from trainer.loop import train
 from trainer.machine import Machine
 from trainer.models import custom
 from trainer.models.registry import build_model
+from trainer.settings import SETTINGS
 
 from .trials import numbers, tiny
 
@@ -351,7 +354,10 @@ def test_what_is_no_network_for_the_data(folder: Path) -> None:
     assert "gives [2, 64] for 2 images: must be logits [2, 10]" in refusal(head + "nn.Flatten()", folder)
     narrow = refusal(head + "nn.Sequential(nn.Flatten(), nn.Linear(64, classes - 1))", folder)
     assert "gives [2, 9] for 2 images: must be logits [2, 10]" in narrow
-    assert "on images [2, 1, 8, 8] its network raised RuntimeError" in refusal(head + "nn.Linear(3, classes)", folder)
+    wrong = "in evaluation mode on images [2, 1, 8, 8] its network raised RuntimeError"
+    assert wrong in refusal(head + "nn.Linear(3, classes)", folder)
+        head + "nn.Linear(3, classes)", folder
+    )
     several = "from torch import nn\nclass Two(nn.Module):\n  def forward(self, x): return x, x\n"
     assert "gives tuple for 2 images" in refusal(several + "def make_net(**_): return Two()", folder)
 
@@ -380,3 +386,86 @@ def test_the_import_system_is_put_back(folder: Path) -> None:
     refusal("1 / 0", folder)
     assert sys.path == before
     assert not sys.dont_write_bytecode
+
+
+MEDDLING = """
+import random
+import numpy
+import torch
+
+def meddle():
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(3)
+    torch.set_grad_enabled(False)
+    torch.backends.mkldnn.enabled = False
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.deterministic = False
+    torch.set_float32_matmul_precision("medium")
+
+meddle()
+"""
+
+
+@pytest.mark.parametrize("where", ["import", "function"])
+def test_what_a_network_sets_for_the_process_is_undone(folder: Path, data_dir: Path, where: str) -> None:
+    """Else the numbers of another trial in the same worker would depend on it."""
+    call = "" if where == "import" else "    meddle()\n    torch.set_default_dtype(torch.float32)\n"
+    source = NET.replace("    channels, height", f"{call}    channels, height")
+    write(folder / "my_net.py", (MEDDLING if call == "" else MEDDLING.removesuffix("meddle()\n")) + source)
+    machine = Machine(data_dir=data_dir, code_dir=folder)
+    other = tiny(model=Mlp(hidden=(8,), norm="batch"))
+    alone = numbers(train(other, machine))
+    before = [get() for get, _ in SETTINGS]
+    own = tiny(model=Custom("my_net:make_net"))
+    first = numbers(train(own, machine))
+    assert [get() for get, _ in SETTINGS] == before
+    assert numbers(train(other, machine)) == alone
+    assert numbers(train(own, machine)) == first  # imported before, or not
+
+
+def test_weights_drawn_with_numpy_and_python_follow_the_seed(folder: Path) -> None:
+    source = NET.replace(
+        "    channels, height",
+        "    import random, numpy\n    width = 1 + int(numpy.random.randint(1000)) + random.randrange(1000)\n"
+        "    channels, height",
+    )
+    write(folder / "my_net.py", source)
+    widths = []
+    for seed in (1, 1, 2):
+        np.random.rand(3)
+        model = build(Custom("my_net:make_net"), folder, seed)
+        widths.append(next(layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)))
+    assert widths[0] == widths[1] != widths[2]
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("net = nn.Sequential(nn.Flatten())\n    return net", "its network gives .* for 2 images"),
+        (
+            "net = nn.Sequential(nn.Flatten(), nn.Linear(64, classes)).requires_grad_(False)\n    return net",
+            "no parameter that requires a gradient",
+        ),
+        (
+            "net = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+            "    nn.init.constant_(net[1].bias, float('nan'))\n    return net",
+            "not finite before any training",
+        ),
+        (
+            "class Net(nn.Sequential):\n        def forward(self, x):\n            y = super().forward(x)\n"
+            "            return (y, y) if self.training else y\n"
+            "    return Net(nn.Flatten(), nn.Linear(64, classes))",
+            "its network gives tuple for 2 images",
+        ),
+        (
+            "class Net(nn.Sequential):\n        def forward(self, x):\n            assert not self.training, 'no'\n"
+            "            return super().forward(x)\n"
+            "    return Net(nn.Flatten(), nn.Linear(64, classes))",
+            r"in training mode on images .* its network raised AssertionError: no",
+        ),
+    ],
+    ids=["shape", "frozen", "nan", "tuple in training", "raises in training"],
+)
+def test_networks_that_cannot_be_trained_are_refused_in_one_line(folder: Path, body: str, why: str) -> None:
+    source = f"from torch import nn\n\ndef make_net(shape, classes):\n    {body}\n"
+    assert re.search(why, refusal(source, folder))

@@ -7,6 +7,7 @@ declarations of augmentation share what they have in common.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +58,10 @@ def draw(augment: Augment, count: int, height: int, width: int, randomness: Rand
     )
 
 
-def refuse_unfit(augment: Augment, channels: int, levels: int | None) -> None:
-    """Raise ConfigError for images that ``augment`` is not defined for."""
+def refuse_unfit(augment: Augment, shape: Sequence[int], levels: int | None) -> None:
+    """Raise ConfigError for images of ``shape`` (channels, height, width) that ``augment`` is not defined for."""
+    channels = shape[0]
+    augment.check_side(min(shape[1:]))
     fit = augment.policy == "none" or (channels == 3 and levels == 255)
     seen = "points" if levels is None else f"images of {channels} channels and {levels} levels"
     augment.require(fit, "policy", f"'none' for {seen}: AutoAugment is defined for 3 channels and 255 levels")

@@ -37,7 +37,7 @@ def batches(
         return _stored(subset, order, size, scale)
     if randomness is None:
         raise ValueError("augment needs randomness: pass a numpy RandomState")
-    refuse_unfit(augment, subset.stored.images.shape[1], scale.levels)
+    refuse_unfit(augment, subset.stored.images.shape[1:], scale.levels)
     return _augmented(subset, order, size, scale, augment, randomness)
 
 

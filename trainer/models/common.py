@@ -11,9 +11,11 @@ from typing import TypeVar
 
 from torch import nn
 
-from trainer.declaration import ConfigError, Declaration
+from trainer.config import PreActResNet18, PyramidNet, SmallCnn, Vgg16, WideResNet
+from trainer.declaration import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
+Sized = SmallCnn | PreActResNet18 | Vgg16 | WideResNet | PyramidNet
 
 
 def initialised(model: Network) -> Network:
@@ -30,13 +32,13 @@ def initialised(model: Network) -> Network:
     return model
 
 
-def require_size(declared: Declaration, shape: Sequence[int], halvings: int) -> None:
-    """Raise ConfigError for images of ``shape`` (channels, height, width) that vanish in so many ``halvings``."""
-    smallest = 2**halvings
+def require_size(declared: Sized, shape: Sequence[int]) -> None:
+    """Raise ConfigError for images of ``shape`` (channels, height, width) that would vanish in the halvings."""
+    smallest = declared.smallest_side
     if min(shape[1:]) < smallest:
         raise ConfigError(
-            f"{type(declared).__name__}: images of {shape[1]} × {shape[2]} pixels: its {halvings} halvings need at"
-            f" least {smallest} × {smallest}: choose another network (Mlp takes any size) or larger images"
+            f"{type(declared).__name__}: images of {shape[1]} × {shape[2]} pixels: its halvings need at least"
+            f" {smallest} × {smallest}: choose another network (Mlp takes any size) or larger images"
         )
 
 

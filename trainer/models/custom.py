@@ -7,6 +7,7 @@ source is the declared one, and one of the same name from elsewhere never takes 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import sys
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from trainer.config import Custom
 from trainer.custom_source import search_path, source_digest, source_files
 from trainer.declaration import ConfigError
+from trainer.settings import settings_kept
+from trainer.streams import python_randomness
 
 
 class _Source(NamedTuple):
@@ -42,9 +45,10 @@ def build_custom(declared: Custom, shape: Sequence[int], classes: int, code_dir:
     cannot be imported or raises, and when what it returns is no network with logits [n, classes].
     """
     with _importing_from(code_dir):
-        with torch.random.fork_rng(devices=[]):  # only the first import draws: weights must not depend on which it is
+        # Only the first import draws and sets things: weights must not depend on which it is.
+        with torch.random.fork_rng(devices=[]), settings_kept():
             function = _function(declared, search_path(code_dir))
-        with _reported(declared, "raised"):
+        with _reported(declared, "raised"), settings_kept(), python_randomness(torch.initial_seed()):
             model = function(shape=tuple(shape), classes=classes, **declared.arguments)
         if not isinstance(model, nn.Module):
             raise _refusal(declared, f"returned {type(model).__name__}: must be a torch.nn.Module")
@@ -137,11 +141,18 @@ def _refuse_namesake(declared: Custom, top: str, file: Path) -> None:
 
 @torch.no_grad()
 def _check_logits(declared: Custom, model: nn.Module, shape: Sequence[int], classes: int) -> None:
-    """In eval mode, where BatchNorm's statistics stay; lazy layers get their weights here."""
-    model.eval()
-    with _reported(declared, f"on images [2, {', '.join(map(str, shape))}] its network raised"):
-        logits = model(torch.zeros(2, *shape, dtype=torch.float32))
+    """In eval mode, where BatchNorm's statistics stay and lazy layers get their weights; in training mode on a copy."""
+    images = torch.zeros(2, *shape, dtype=torch.float32)
+    for mode in ("evaluation", "training"):
+        with _reported(declared, f"in {mode} mode on images [2, {', '.join(map(str, shape))}] its network raised"):
+            tried = model.eval() if mode == "evaluation" else copy.deepcopy(model).train()
+            with torch.random.fork_rng(devices=[]):
+                logits = tried(images)
+        if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+            found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise _refusal(declared, f"its network gives {found} for 2 images: must be logits [2, {classes}]")
+        if not logits.isfinite().all():
+            raise _refusal(declared, "its network's logits are not finite before any training")
     model.train()
-    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise _refusal(declared, f"its network gives {found} for 2 images: must be logits [2, {classes}]")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise _refusal(declared, "its network has no parameter that requires a gradient: nothing to train")

@@ -51,7 +51,7 @@ class PyramidBlock(nn.Module):
 
 def build_pyramid_net(declared: PyramidNet, shape: Sequence[int], classes: int) -> nn.Module:
     """``declared`` for images of ``shape`` (channels, height, width), of at least 4 × 4 pixels."""
-    require_size(declared, shape, halvings=STAGES - 1)
+    require_size(declared, shape)
     stem = nn.Conv2d(shape[0], declared.width, 3, padding=1, bias=False)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         stem=nn.Sequential(stem, nn.BatchNorm2d(declared.width)), blocks=nn.Sequential(*_blocks(declared))

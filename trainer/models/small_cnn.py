@@ -14,7 +14,7 @@ STAGES = 3
 
 def build_small_cnn(declared: SmallCnn, shape: Sequence[int], classes: int) -> nn.Module:
     """``declared`` for images of ``shape`` (channels, height, width), of at least 8 × 8 pixels."""
-    require_size(declared, shape, halvings=STAGES)
+    require_size(declared, shape)
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(declared.width * 2 ** (STAGES - 1), classes))
     return initialised(nn.Sequential(*_features(declared, shape[0]), *head))
 

@@ -31,7 +31,7 @@ class Vgg(nn.Sequential):
 
 def build_vgg(declared: Vgg16, shape: Sequence[int], classes: int) -> nn.Module:
     """``declared`` for images of ``shape`` (channels, height, width), of at least 32 × 32 pixels."""
-    require_size(declared, shape, halvings=len(STAGES))
+    require_size(declared, shape)
     pixels = (shape[1] >> len(STAGES)) * (shape[2] >> len(STAGES))
     hidden = declared.hidden
     head = nn.Sequential(

@@ -24,7 +24,7 @@ STAGES = 3
 
 def build_wide_resnet(declared: WideResNet, shape: Sequence[int], classes: int) -> nn.Module:
     """``declared`` for images of ``shape`` (channels, height, width), of at least 4 × 4 pixels."""
-    require_size(declared, shape, halvings=STAGES - 1)
+    require_size(declared, shape)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         stem=nn.Conv2d(shape[0], declared.width, 3, padding=1, bias=False),
         blocks=nn.Sequential(*_blocks(declared)),
