@@ -356,8 +356,6 @@ def test_what_is_no_network_for_the_data(folder: Path) -> None:
     assert "gives [2, 9] for 2 images: must be logits [2, 10]" in narrow
     wrong = "in evaluation mode on images [2, 1, 8, 8] its network raised RuntimeError"
     assert wrong in refusal(head + "nn.Linear(3, classes)", folder)
-        head + "nn.Linear(3, classes)", folder
-    )
     several = "from torch import nn\nclass Two(nn.Module):\n  def forward(self, x): return x, x\n"
     assert "gives tuple for 2 images" in refusal(several + "def make_net(**_): return Two()", folder)
 
