@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,8 +137,9 @@ def test_size_resizes_the_shorter_side_and_keeps_the_middle(tmp_path: Path) -> N
     wide = np.repeat(np.tile(ramp, (12, 1))[:, :, None], 3, axis=2)
     for name, image in (("wide", wide), ("tall", wide.transpose(1, 0, 2))):
         (tmp_path / "mine" / name).mkdir(parents=True)
-        Image.fromarray(image).save(tmp_path / "mine" / name / "0.png")
-    tall, cut = read(tmp_path / "mine", size=6).parts["all"].images
+        for number in range(2):
+            Image.fromarray(image).save(tmp_path / "mine" / name / f"{number}.png")
+    tall, cut = read(tmp_path / "mine", size=6).parts["all"].images[::2]
     assert cut.shape == (3, 6, 6)
     assert torch.equal(tall, cut.transpose(1, 2))
     assert cut[0, 3].tolist() == pytest.approx([67.5, 88.5, 109, 130, 151, 172], abs=3)
@@ -149,7 +152,8 @@ def test_size_is_antialiased(tmp_path: Path) -> None:
     stripes[:, ::2] = 200
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        Image.fromarray(stripes).save(tmp_path / name / "0.png")
+        for number in range(2):
+            Image.fromarray(stripes).save(tmp_path / name / f"{number}.png")
     inner = read(tmp_path, size=8).parts["all"].images[:, :, :, 2:-2].float()
     assert inner.mean().item() == pytest.approx(100, abs=2)
     assert inner.std().item() < 3
@@ -305,6 +309,43 @@ def another_size(folder: Path) -> None:
     save(folder / "dog" / "03.png", 0, height=8, width=9)
 
 
+def first_of_another_size(folder: Path) -> None:
+    save(folder / "cat" / "00.png", 0, height=4, width=9)
+
+
+def pipe(folder: Path) -> None:
+    os.mkfifo(folder / "cat" / "pipe.png")
+
+
+def link_to_nothing(folder: Path) -> None:
+    (folder / "cat" / "link.png").symlink_to(folder / "none.png")
+
+
+def single_image(folder: Path) -> None:
+    save(folder / "fox" / "00.png", 0)
+
+
+def training_part_alone(folder: Path) -> None:
+    within(folder, "train")
+
+
+def only_the_test_part(folder: Path) -> None:
+    within(folder, "test")
+
+
+def capitals(folder: Path) -> None:
+    for part in ("Test", "Train"):
+        shutil.copytree(folder / "cat", folder / part / "cat")
+
+
+def within(folder: Path, part: str) -> None:
+    """Move all classes into a new folder ``part``."""
+    classes = list(folder.iterdir())
+    (folder / part).mkdir()
+    for path in classes:
+        path.rename(folder / part / path.name)
+
+
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
@@ -315,7 +356,14 @@ def another_size(folder: Path) -> None:
         (no_image, r"dog/notes\.txt: not an image"),
         (empty_class, "fox: no image in it"),
         (one_class, "mine: folders of 1 classes: must be of 2 or more"),
-        (another_size, r"dog/03\.png has 9 × 8 pixels, 00\.png 5 × 6: .* --size 5"),
+        (another_size, r"sizes, 5 × 6 pixels \(.*cat/00\.png\) and 9 × 8 \(.*dog/03\.png\): --size 5"),
+        (first_of_another_size, r"sizes, 9 × 4 pixels \(.*cat/00\.png\) and 5 × 6 \(.*cat/01\.png\): --size 4"),
+        (pipe, r"cat/pipe\.png: not a file: move it away"),
+        (link_to_nothing, r"cat/link\.png: not a file"),
+        (single_image, "mine/fox: 1 image in it: a class needs at least 2, so that one is left to train on"),
+        (training_part_alone, "mine/test: is missing beside train: make it, or put"),
+        (only_the_test_part, "mine/train: is missing beside test"),
+        (capitals, "mine/Test: train and test must be written in lower case"),
     ],
 )
 def test_what_cannot_be_a_data_set_is_refused_by_name(
@@ -328,6 +376,29 @@ def test_what_cannot_be_a_data_set_is_refused_by_name(
 def test_folders_that_are_not_there_or_empty(tmp_path: Path) -> None:
     assert refusal(lambda: read(tmp_path / "none")) == f"{tmp_path / 'none'}: no such folder"
     assert "folders of 0 classes" in refusal(lambda: read(tmp_path))
+    (tmp_path / "mine.zip").touch()
+    assert refusal(lambda: read(tmp_path / "mine.zip")) == f"{tmp_path / 'mine.zip'}: is a file: name the folder"
+
+
+def test_a_class_may_be_called_train(single: Path) -> None:
+    (single / "emu").rename(single / "train")
+    assert read(single).classes == ["cat", "dog", "train"]
+
+
+@pytest.mark.parametrize("act", [(Path, "iterdir"), (Image, "open")])
+def test_what_may_not_be_read_is_not_called_damaged(
+    single: Path, monkeypatch: pytest.MonkeyPatch, act: tuple[Any, str]
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(*act, refuse)
+    assert re.match(rf"{single}\S*: no permission to read it: give yourself that", refusal(lambda: read(single)))
+
+
+def test_large_images_are_read_without_a_warning(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    assert len(read(single).parts["all"].labels) == 30
 
 
 @pytest.mark.parametrize(("part", "other"), [("train", "test"), ("test", "train")])

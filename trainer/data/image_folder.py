@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,8 @@ DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 MEMINFO = Path("/proc/meminfo")
 TEST_SHARE = Holdout(fraction=0.2, seed=0)
 """What is suggested for a folder that is not split yet."""
+LEAST_IMAGES = 2
+"""Of a class in such a folder: of fewer, ``TEST_SHARE`` may leave none to train on."""
 
 
 class Folder(NamedTuple):
@@ -77,19 +80,23 @@ def read_folder(folder: Path, size: int | None, channels: int, memory: Callable[
     Hidden files are left out. Raises ConfigError, one line, for what cannot be a data set; all that can be told from
     names and headers, and whether it fits into ``memory()``, is told before anything is decoded.
     """
-    found, classes = _scan(folder)
-    files = [file for part in found.values() for file in part.files]
-    shape = (channels, *_common_size(files, size))
-    _require_memory(folder, len(files), shape, memory())
-    return Folder({name: _decode(part, shape, size) for name, part in found.items()}, classes)
+    try:
+        found, classes = _scan(folder)
+        files = [file for part in found.values() for file in part.files]
+        shape = (channels, *_common_size(files, size))
+        _require_memory(folder, len(files), shape, memory())
+        return Folder({name: _decode(part, shape, size) for name, part in found.items()}, classes)
+    except PermissionError as error:
+        raise ConfigError(f"{error.filename}: no permission to read it: give yourself that (chmod -R u+rX)") from error
 
 
 def _scan(folder: Path) -> tuple[dict[Part, _Part], list[str]]:
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder")
+        raise ConfigError(f"{folder}: is a file: name the folder" if folder.exists() else f"{folder}: no such folder")
     names = {path.name for path in _visible(folder)}
-    if not {"train", "test"} <= names:
+    if not _is_split(folder, names):
         part, classes = _scan_part(folder)
+        _require_images(folder, part, classes)
         return {"all": part}, classes
     if extra := sorted(names - {"train", "test"}):
         raise ConfigError(f"{folder / extra[0]}: beside train and test nothing is read: move it away")
@@ -98,6 +105,35 @@ def _scan(folder: Path) -> tuple[dict[Part, _Part], list[str]]:
         where = "train" if different[0] in classes else "test"
         raise ConfigError(f"{folder}: class {different[0]!r} is in {where} alone: both must have the same classes")
     return {"train": train, "test": test}, classes
+
+
+def _is_split(folder: Path, names: set[str]) -> bool:
+    """Whether it is one of ``train`` and ``test``. Raises ConfigError for one that was meant to be."""
+    found = sorted(name for name in names if name.lower() in ("train", "test"))
+    if {"train", "test"} <= names or not found:
+        return bool(found)
+    if len(found) == 1 and not _holds_folders(folder / found[0]):  # a class of that name
+        return False
+    for name in found:
+        if name != name.lower():
+            raise ConfigError(f"{folder / name}: train and test must be written in lower case: rename it")
+    (missing,) = {"train", "test"} - {*found}
+    raise ConfigError(
+        f"{folder / missing}: is missing beside {found[0]}: make it, or put the folders of the classes into {folder}"
+    )
+
+
+def _holds_folders(folder: Path) -> bool:
+    return folder.is_dir() and any(path.is_dir() for path in _visible(folder))
+
+
+def _require_images(folder: Path, part: _Part, classes: Sequence[str]) -> None:
+    for label, name in enumerate(classes):
+        if (images := part.labels.count(label)) < LEAST_IMAGES:
+            raise ConfigError(
+                f"{folder / name}: {images} image in it: a class needs at least {LEAST_IMAGES}, so that one is left to"
+                " train on when a share is the test set (or lay out train/CLASS and test/CLASS yourself)"
+            )
 
 
 def _scan_part(folder: Path) -> tuple[_Part, list[str]]:
@@ -118,6 +154,8 @@ def _scan_part(folder: Path) -> tuple[_Part, list[str]]:
 def _visible(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except PermissionError:
+        raise
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}") from error
 
@@ -129,35 +167,39 @@ def _images(folder: Path) -> list[Path]:
     for path in files:
         if path.is_dir():
             raise ConfigError(f"{path}: a folder within a class, {folder.name!r}: images lie in the class's folder")
+        if not path.is_file():  # to open a pipe would be to wait for somebody who writes into it
+            raise ConfigError(f"{path}: not a file: move it away")
     return files
 
 
 def _common_size(files: Sequence[Path], size: int | None) -> tuple[int, int]:
     """Height and width of all images, from their headers; each is looked at, so that all are known to be images."""
-    first: tuple[int, int] | None = None
+    found: dict[tuple[int, int], Path] = {}
     for path in files:
         with _opened(path) as image:
-            width, height = image.size
-        first = first or (height, width)
-        if size is None and (height, width) != first:
+            found.setdefault((image.height, image.width), path)
+        if size is None and len(found) > 1:
+            (first, one), (second, other) = found.items()
             raise ConfigError(
-                f"{path} has {width} × {height} pixels, {files[0].name} {first[1]} × {first[0]}:"
-                f" images must have one size: --size {min(first)} gives them one"
+                f"images of different sizes, {first[1]} × {first[0]} pixels ({one}) and {second[1]} × {second[0]}"
+                f" ({other}): --size {min(first + second)} gives them one"
             )
-    assert first is not None
-    return (size, size) if size else first
+    return (size, size) if size else next(iter(found))
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # whether it fits is looked into
+            opened = Image.open(path)
+        with opened as image:
             if image.mode in DEEP:
                 raise ConfigError(f"{path}: more than 8 bits a pixel: save it with 8")
             yield image
     except UnidentifiedImageError as error:
         raise ConfigError(f"{path}: not an image: move it away") from error
-    except ConfigError:
+    except (ConfigError, PermissionError):
         raise
     except Exception as error:  # out of a damaged file PIL raises whatever it comes upon
         raise ConfigError(
