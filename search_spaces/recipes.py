@@ -343,10 +343,19 @@ TABLE2_SMALL_AMP: Mapping[Augmentation, Amp] = {"vanilla": Amp(epsilon=0.1), "cu
 """
 
 
+def mnist5k_augmented(method: Method, kind: Augmentation, seed: int) -> TrialConfig:
+    """``mnist5k_mlp`` with augmentation, and twice as long."""
+    longer = dataclasses.replace(mnist5k_mlp(method, seed), epochs=60, lr_milestones=(30, 45))
+    return dataclasses.replace(longer, augment=MNIST5K_AUGMENT[kind])
+
+
+def digits_augmented(method: Method, kind: Augmentation, seed: int) -> TrialConfig:
+    """``digits_cnn`` with augmentation."""
+    return dataclasses.replace(digits_cnn(method, seed), augment=DIGITS_AUGMENT[kind])
+
+
 def table2_small_trials(seeds: Iterable[int]) -> Iterator[TrialConfig]:
-    """ERM and AMP on top of crops and of Cutout on two small sets, twice as long on MNIST as without augmentation."""
-    for seed, kind in itertools.product(seeds, TABLE2_SMALL_AMP):
+    """ERM and AMP on top of crops and of Cutout on two small sets, seed by seed."""
+    for seed, trial, kind in itertools.product(seeds, (mnist5k_augmented, digits_augmented), TABLE2_SMALL_AMP):
         for method in (Erm(), TABLE2_SMALL_AMP[kind]):
-            longer = dataclasses.replace(mnist5k_mlp(method, seed), epochs=60, lr_milestones=(30, 45))
-            yield dataclasses.replace(longer, augment=MNIST5K_AUGMENT[kind])
-            yield dataclasses.replace(digits_cnn(method, seed), augment=DIGITS_AUGMENT[kind])
+            yield trial(method, kind, seed)
