@@ -12,14 +12,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.catalog import built_in, find
 from search_spaces.study import Study
 from sweeps.budget import FREE_HOURS, Budget
-from sweeps.data import fetch, require_data, take_in
+from sweeps.data import fetch, printable, require_data, take_in
 from sweeps.filters import Selection, refuse_hyper_parameters
 from sweeps.hardware import cores
 from sweeps.ledger import OVER, Ledger, LedgerRow
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parsed(arguments)
         return int(options.command(options))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except SQLAlchemyError as error:
         print(f"error: ledger: {' '.join(hide_passwords(str(error)).split())[:200]}", file=sys.stderr)
@@ -79,9 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         if command is _ui:
             sub.add_argument("--port", type=_port, default=5000, help="default: %(default)s")
         elif command is _digest:
-            sub.add_argument(
-                "folder", metavar="PATH", type=Path, help="with train/ and test/, or with a folder a class"
-            )
+            sub.add_argument("folder", metavar="PATH", help="with train/ and test/, or with a folder a class")
             sub.add_argument("--size", type=_positive, help="side of a square that images are resized and cropped to")
             sub.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey (default: %(default)s)")
         elif command is not _list:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from search_spaces.study import Study
@@ -16,9 +17,14 @@ def require_data(trials: Iterable[TrialConfig], data_dir: Path, study: str) -> N
 
     study: how make is told the study.
     """
-    for dataset in _datasets(trials):
-        if error := not_there(dataset, data_dir, study):
-            raise error
+    errors = [not_there(dataset, data_dir, study) for dataset in _datasets(trials)]
+    _raise_together([error for error in errors if error])
+
+
+def _raise_together(errors: Sequence[ConfigError]) -> None:
+    """Raise all of ``errors`` as one, if there are any."""
+    if errors:
+        raise ConfigError("; ".join(map(str, errors)))
 
 
 def _datasets(trials: Iterable[TrialConfig]) -> list[Dataset]:
@@ -27,32 +33,55 @@ def _datasets(trials: Iterable[TrialConfig]) -> list[Dataset]:
 
 
 def fetch(study: Study, data_dir: Path) -> None:
-    """Bring all data of ``study`` into ``data_dir``, verified. Raises ConfigError."""
-    from trainer.data.fetch import fetch as bring  # torch, which the other commands do not need
-
+    """Bring all data of ``study`` into ``data_dir``, verified. Raises ConfigError, after all that can be brought."""
+    errors = []
     for dataset in _datasets(study.trials):
         try:
-            new = bring(dataset, data_dir)
-        except OSError as error:
-            raise ConfigError(f"{data_dir}: cannot write to it: {error.strerror or error}") from error
-        name = type(dataset).__name__
-        if isinstance(dataset, TwoSpirals):
-            print(f"{name}: made anew by every trial, nothing to fetch")
-        else:
-            print(f"{name}: {'now' if new else 'already'} in {data_dir}, verified")
+            print(_brought(dataset, data_dir))
+        except ConfigError as error:
+            errors.append(error)
+    _raise_together(errors)
 
 
-def take_in(folder: Path, size: int | None, channels: int, data_dir: Path) -> None:
-    """Read the images of ``folder`` into ``data_dir`` and print the line that declares them. Raises ConfigError."""
+def _brought(dataset: Dataset, data_dir: Path) -> str:
+    """The line that says so."""
+    from trainer.data.fetch import fetch as bring  # torch, which the other commands do not need
+
+    name = type(dataset).__name__
+    try:
+        new = bring(dataset, data_dir)
+    except OSError as error:
+        raise ConfigError(f"{name}: {data_dir}: cannot write to it: {error.strerror or error}") from error
+    if isinstance(dataset, TwoSpirals):
+        return f"{name}: made anew by every trial, nothing to fetch"
+    return f"{name}: {'now' if new else 'already'} in {data_dir}, verified"
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes for what is no visible character or none that standard output can show."""
+    plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return plain.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def take_in(path: str, size: int | None, channels: int, data_dir: Path) -> None:
+    """Read the images of the folder ``path`` into ``data_dir``, print the line that declares them.
+
+    Raises ConfigError.
+    """
     from trainer.data.image_folder import read_folder
 
-    found = read_folder(folder, size, channels)
+    if not path:
+        raise ConfigError("PATH is empty: name the folder of your images")
+    found = read_folder(Path(path), size, channels)
     try:
         paths = found.store(data_dir)
     except OSError as error:
         raise ConfigError(f"{data_dir}: cannot write to it: {error.strerror or error}") from error
     counts = " and ".join(f"{len(part.labels)} {name}" for name, part in found.parts.items())
     shape = list(next(iter(found.parts.values())).images.shape[1:])
-    print(f"{counts.replace(' all', '')} images {shape} of {len(found.classes)} classes: {', '.join(found.classes)}")
-    print(f"stored as {', '.join(path.name for path in paths)} in {data_dir}; a study declares them so:\n")
+    names = printable(", ".join(found.classes))
+    print(f"{counts.replace(' all', '')} images {shape} of {len(found.classes)} classes: {names}")
+    files = ", ".join(file.name for file in paths)
+    print(printable(f"stored as {files} in {data_dir}; a study declares them so:") + "\n")
     print("dataset=" + repr(found.declaration).replace(", test=None", "").replace("'", '"'))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,9 @@ from PIL import Image
 
 from search_spaces import recipes
 from search_spaces.catalog import find
+from search_spaces.study import Study
 from sweeps.cli import main
-from sweeps.data import require_data
+from sweeps.data import fetch, require_data
 from sweeps.ledger import Ledger
 from sweeps.sweep import Sweep
 from trainer.config import Cifar10, Digits, Erm, Holdout, ImageFolder, Mnist5k, TrialConfig, TwoSpirals
@@ -98,12 +101,19 @@ def test_every_part_must_be_there(tmp_path: Path, dataset: Cifar10 | ImageFolder
     require_data(trials, tmp_path, "STUDY=x")
 
 
+def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
+    trials = [trial(dataset) for dataset in (Cifar10(), Digits(), FOLDER, Cifar10())]
+    with pytest.raises(ConfigError) as caught:
+        require_data(trials, tmp_path, "STUDY=x")
+    assert re.fullmatch(r"Cifar10: not in .* STUDY=x`; ImageFolder: .* is not in .*", str(caught.value))
+
+
 def test_what_is_finished_needs_no_data(tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """``run`` then delivers and counts; only what is left to train needs its data."""
     reference = study_file(tmp_path, "Cifar10()")
     ran: list[str] = []
 
-    def run(sweep: Sweep) -> int:
+    def run(sweep: Sweep, expected: str) -> int:
         ran.append(sweep.study.name)
         return 0
 
@@ -151,6 +161,13 @@ def test_fetch_without_a_network(
         r"Cifar10: could not be downloaded \(.*refused.*\): try again, or put cifar-10-python\.tar\.gz \(", message
     )
     assert f"into {results.data} " in message
+
+
+def test_fetch_goes_on_with_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trials = [trial(dataset) for dataset in (FOLDER, Digits(), TwoSpirals())]
+    with pytest.raises(ConfigError, match=r"^ImageFolder: .* is not in"):
+        fetch(Study(name="mine", question="?", trials=trials), tmp_path)
+    assert capsys.readouterr().out.startswith(f"Digits: now in {tmp_path}, verified\nTwoSpirals: made anew")
 
 
 def test_fetch_cannot_bring_a_users_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,5 +227,20 @@ def test_digest_of_a_split_folder_with_settings(tmp_path: Path, capsys: pytest.C
     assert "test=" not in output
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", r"a\x1b[31m\udcff, é"), ("ascii", r"a\x1b[31m\udcff, \xe9")])
+def test_names_of_classes_are_shown_with_escapes(
+    tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
+) -> None:
+    for name in ("a\x1b[31m\udcff", "é"):
+        shutil.copytree(images(tmp_path / "mine") / "a", tmp_path / "odd" / name)
+    output = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr("sys.stdout", output)
+    assert main(["digest", str(tmp_path / "odd")]) == 0
+    output.seek(0)
+    assert output.readline() == f"10 images [3, 4, 6] of 2 classes: {shown}\n"
+
+
 def test_digest_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert refusal(capsys, "digest", str(tmp_path / "none")) == f"{tmp_path / 'none'}: no such folder"
+    assert refusal(capsys, "digest", f"{tmp_path}/a\x1b[31m\nb") == f"{tmp_path}/a\\x1b[31m\\nb: no such folder"
+    assert refusal(capsys, "digest", "") == "PATH is empty: name the folder of your images"

@@ -260,7 +260,9 @@ def test_an_interrupted_fill_leaves_no_half_file(fresh: Machine, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(
+            ConfigError, match=rf"Digits: {fresh.data_dir}: cannot write to it \(disk full\): run `make"
+        ):
             load(tiny(), fresh)
     assert names(fresh.data_dir) == ([] if part == "train" else [f"digits-train-{DIGITS.digest}.pt"])
     assert load(tiny(), fresh).test is not None

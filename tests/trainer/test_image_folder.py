@@ -228,6 +228,26 @@ def test_another_share_or_seed_is_another_test_set(single: Path, fresh: Machine)
     assert test_set() == test_set()
 
 
+def test_a_class_must_be_left_to_train_on(split: Path, fresh: Machine) -> None:
+    save(split / "train" / "fox" / "0.png", 1)
+    save(split / "test" / "fox" / "0.png", 2)
+    found = read(split)
+    found.store(fresh.data_dir)
+    assert len(load(trial(found.declaration), fresh).train) == 13
+    # Of 13 images 10 are held out: three of each class of four, and the one that is left over
+    searched = trial(found.declaration, validation=Holdout(fraction=10 / 13), evaluate="val")
+    message = refusal(lambda: load(searched, fresh))
+    assert message.startswith("ImageFolder: class 3 has no image among the 3 that are trained on: hold out less")
+
+
+def test_a_declared_test_set_must_leave_every_class(tmp_path: Path, fresh: Machine) -> None:
+    found = read(fill(tmp_path / "mine", 2))
+    found.store(fresh.data_dir)
+    assert load(trial(found.declaration), fresh).train.labels.bincount().tolist() == [1, 2, 2]
+    declared = dataclasses.replace(found.declaration, test=Holdout(fraction=0.7))
+    assert "class 0 has no image among the 2" in refusal(lambda: load(trial(declared), fresh))
+
+
 def test_storing_again_changes_nothing_and_mends_what_is_damaged(split: Path, fresh: Machine) -> None:
     paths = read(split).store(fresh.data_dir)
     before = [(path.stat().st_mtime_ns, path.stat().st_ino) for path in paths]

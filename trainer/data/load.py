@@ -43,6 +43,7 @@ def load(trial: TrialConfig, machine: Machine) -> TrialData:
     if trial.validation is not None:
         kept, held_out = hold_out(train.labels, trial.validation)
         train, val = Subset(train.stored, train.index[kept]), Subset(train.stored, train.index[held_out])
+    _require_every_class(trial, train)
     if "test" in trial.evaluate:
         test = load_part(trial.dataset, "test", machine.data_dir)
     scale = _scale(trial, train).to(machine.device)
@@ -57,6 +58,15 @@ def load_part(dataset: Dataset, part: Literal["train", "test"], data_dir: Path) 
         return Subset(everything, kept if part == "train" else held_out)
     examples = _load_part(dataset, part, data_dir)
     return Subset(examples, torch.arange(len(examples.labels)))
+
+
+def _require_every_class(trial: TrialConfig, train: Subset) -> None:
+    found = torch.bincount(train.labels, minlength=classes(trial.dataset))
+    if missing := (found == 0).nonzero().flatten().tolist():
+        raise ConfigError(
+            f"{type(trial.dataset).__name__}: class {missing[0]} has no image among the {len(train)} that are trained"
+            " on: hold out less (validation, or the data set's test), or have more images of this class"
+        )
 
 
 def _scale(trial: TrialConfig, train: Subset) -> PixelScale:
@@ -76,9 +86,15 @@ def _load_part(dataset: Dataset, part: Part, data_dir: Path) -> Examples:
         return two_spirals(dataset, "train" if part == "train" else "test")
     path = part_files(dataset, data_dir)[part]
     if not path.exists():
-        if error := not_there(dataset, data_dir):
-            raise error
-        fill(dataset, data_dir)
+        if absent := not_there(dataset, data_dir):
+            raise absent
+        try:
+            fill(dataset, data_dir)
+        except OSError as error:
+            raise ConfigError(
+                f"{type(dataset).__name__}: {data_dir}: cannot write to it ({error.strerror or error}):"
+                " run `make fetch STUDY=...` once as somebody who can"
+            ) from error
     cure = _cure(dataset, path)
     stored = read_part(path, cure)
     _verify(dataset, part, stored, cure)
