@@ -10,7 +10,6 @@ import argparse
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,7 +23,8 @@ from sweeps.hardware import cores
 from sweeps.ledger import OVER, Ledger, LedgerRow
 from sweeps.plan import lines, make_plan
 from sweeps.power import power_lines
-from sweeps.sweep import INTERRUPTED, Sweep
+from sweeps.status import status_lines
+from sweeps.sweep import INTERRUPTED, Sweep, code_folder
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
 
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         (_run, "train what is not finished yet, then measure the probes that the study declares"),
         (_probe, "measure the declared probes of the finished trials"),
         (_status, "show how far a study is, and why trials failed"),
+        (_trial, "train one trial in the foreground to watch it; nothing of it is kept"),
         (_publish, "put the study's report into MLflow"),
         (_ui, "browse results in MLflow's own pages, on this machine alone"),
     ):
@@ -81,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("folder", metavar="PATH", help="with train/ and test/, or with a folder a class")
             sub.add_argument("--size", type=_positive, help="side of a square that images are resized and cropped to")
             sub.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey (default: %(default)s)")
+        elif command is _trial:
+            sub.add_argument("trial_id", metavar="TRIAL_ID", help="as status prints it")
+            sub.add_argument(
+                "--study", metavar="FILE", help="your study's .py file, where a Custom network lies beside it"
+            )
         elif command is not _list:
             sub.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
         if command in (_plan, _run, _status):
@@ -89,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_budget(sub)
         if command in (_plan, _run, _probe):
             sub.add_argument("--jobs", type=_positive, default=cores(), help="trials at a time (default: %(default)s)")
+        if command in (_plan, _run, _probe, _trial):
             sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     return parser
 
@@ -153,6 +160,13 @@ def _existing_ledger() -> Ledger | None:
     return Ledger(results.ledger_url) if results.has_ledger() else None
 
 
+def _ledger_there_is() -> Ledger:
+    ledger = _existing_ledger()
+    if ledger is None:
+        raise ConfigError(f"RESULTS ({RESULTS_VARIABLE}): no ledger in {Results.here().root}: make sweep makes one")
+    return ledger
+
+
 def _rows(study: Study, ledger: Ledger | None) -> dict[str, LedgerRow]:
     """The study's trials, without writing anything: what no ledger has is pending."""
     ids = [trial.trial_id for trial in study.trials]
@@ -173,23 +187,18 @@ def _selection(options: argparse.Namespace) -> Selection:
     return Selection(tuple(options.only), options.seeds)
 
 
-def _counts(study: Study, rows: dict[str, LedgerRow]) -> str:
-    count = Counter(row.state for row in rows.values())
-    states = ", ".join(f"{count[state]} {state}" for state in ("finished", "diverged", "failed", "leased", "pending"))
-    return f"{len(study.cells())} cells, {len(study.trials)} trials: {states.replace('leased', 'running')}"
-
-
 def _status(options: argparse.Namespace) -> int:
     study = _selection(options).of(find(options.study))
     rows = _rows(study, _existing_ledger())
-    print(f"{study.name}: {_counts(study, rows)}")
-    for cell in study.cells():
-        for trial in cell.trials:
-            row = rows[trial.trial_id]
-            if row.state in ("failed", "diverged"):
-                last = (row.cause or "no cause recorded").strip().splitlines()[-1]
-                print(f"  {row.state}: {cell.label} seed={trial.seed} ({row.trial_id}): {last}")
+    print("\n".join(status_lines(study, rows, options.study, Results.here())))
     return 0
+
+
+def _trial(options: argparse.Namespace) -> int:
+    from sweeps.rerun import rerun
+
+    row, results = _ledger_there_is().find(options.trial_id), Results.here()
+    return rerun(row, results, options.device, code_folder(options.study or ""))
 
 
 def _run(options: argparse.Namespace) -> int:

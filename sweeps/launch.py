@@ -26,7 +26,7 @@ from sweeps.children import children_join, group_that_ends_with_us
 from sweeps.delivery import Courier, Heartbeat
 from sweeps.estimate import measured
 from sweeps.hardware import hardware
-from sweeps.ledger import LEASE_SECONDS, LedgerRow, Measured, State
+from sweeps.ledger import LEASE_SECONDS, Failure, LedgerRow, Measured, State
 from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import Delivery
@@ -68,7 +68,8 @@ STATES: dict[str, State] = {
     "out_of_memory": "failed",
     "stopped": "pending",
 }
-"""What the ledger makes of a worker's outcome; the cause says which failure it was."""
+"""What the ledger makes of a worker's outcome."""
+FAILURES: dict[str, Failure] = {"failed": "bug", "out_of_memory": "out_of_memory"}
 GRACE_SECONDS = 10.0  # after a signal: for trials and Tune to end before the process goes all the same
 
 
@@ -123,13 +124,17 @@ def run_to_the_end(launch: Launch) -> bool:
     """Train what the ledger has not finished; True when it was not interrupted.
 
     Trials that another driver holds are waited for: they finish there, or their lease lapses and they are taken over.
+    Those that ran out of memory come again when all others are over, one at a time, in a process that is new: one
+    that trained before holds on to memory.
     """
     heartbeat = Heartbeat(launch.sweep.ledger, launch.owner, every=LEASE_SECONDS / 5)
     try:
         with _local_ray(launch) as stop:
             while (left := _left(launch)) and not stop.event.is_set():
-                if any(state == "pending" for state in left.values()):
+                if any(row.state == "pending" and row.failure is None for row in left.values()):
                     _fit(launch, list(left), stop)
+                elif all(row.state == "pending" for row in left.values()):
+                    _fit(launch, list(left), stop, second_pass=True)
                 else:
                     stop.event.wait(0.5)
             launch.sweep.ledger.release(launch.owner)
@@ -138,15 +143,15 @@ def run_to_the_end(launch: Launch) -> bool:
         heartbeat.close()
 
 
-def _left(launch: Launch) -> dict[str, State]:
-    left: tuple[State, ...] = ("pending", "leased")
-    return {trial_id: row.state for trial_id, row in launch.show().items() if row.state in left}
+def _left(launch: Launch) -> dict[str, LedgerRow]:
+    return {trial_id: row for trial_id, row in launch.show().items() if row.state in ("pending", "leased")}
 
 
-def _fit(launch: Launch, trial_ids: Sequence[str], stop: Stop) -> None:
+def _fit(launch: Launch, trial_ids: Sequence[str], stop: Stop, second_pass: bool = False) -> None:
     gpus = _gpus_a_trial(launch.sweep.device)
     jobs = min(launch.sweep.jobs, int(_cluster_gpus())) if gpus else launch.sweep.jobs
-    searcher = LedgerSearcher(launch, trial_ids, jobs, stop)
+    jobs = 1 if second_pass else jobs
+    searcher = LedgerSearcher(launch, trial_ids, jobs, stop, second_pass)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"cpu": 1.0, "gpu": gpus}),
         tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=jobs, reuse_actors=True),
@@ -185,12 +190,18 @@ class _KeepTrials(tune.Callback):
 
 
 class LedgerSearcher(Searcher):
-    """Leases trials one at a time and settles them. Tune's trial ids are its own; ``_live`` maps them to ours."""
+    """Leases trials one at a time and settles them. Tune's trial ids are its own; ``_live`` maps them to ours.
 
-    def __init__(self, launch: Launch, trial_ids: Sequence[str], jobs: int, stop: Stop) -> None:
+    second_pass: of the trials that ran out of memory once, which then fail; else of all others.
+    """
+
+    def __init__(
+        self, launch: Launch, trial_ids: Sequence[str], jobs: int, stop: Stop, second_pass: bool = False
+    ) -> None:
         super().__init__()
         self.tune_trials: list[Any] = []
         self._launch, self._sweep, self._jobs, self._stop = launch, launch.sweep, jobs, stop
+        self._second_pass = second_pass
         self._wanted = set(trial_ids)
         self._trials = [trial for trial in launch.sweep.study.trials if trial.trial_id in self._wanted]
         self._by_id = {trial.trial_id: trial for trial in self._trials}
@@ -221,7 +232,7 @@ class LedgerSearcher(Searcher):
         if len(self._live) >= self._jobs:
             return None
         ids = [trial.trial_id for trial in self._trials if trial.trial_id in self._wanted]
-        row = self._sweep.ledger.lease(ids, self._launch.owner, self._sweep.study.name)
+        row = self._sweep.ledger.lease(ids, self._launch.owner, self._sweep.study.name, self._second_pass)
         self._launch.show()
         if row is None:
             return None if self._live else Searcher.FINISHED
@@ -241,7 +252,7 @@ class LedgerSearcher(Searcher):
         self._records.setdefault(ours, []).extend(report.records)
         if report.outcome is not None:
             del self._live[trial_id]
-            self._settle(ours, report, STATES[report.outcome])
+            self._ended(ours, report, report.outcome)
         elif self._sweep.ledger.holds(ours, self._launch.owner):
             self._launch.courier.send(Delivery(self._by_id[ours], "leased", report.records))
 
@@ -253,17 +264,27 @@ class LedgerSearcher(Searcher):
         if ours is not None:
             self._worker_lost(ours)
 
+    def _ended(self, ours: str, report: Report, outcome: str) -> None:
+        state = STATES[outcome]
+        if outcome == "out_of_memory" and not self._second_pass:
+            state = "pending"
+            self._launch.progress.note(f"trial {ours} ran out of memory: once more, alone, when the others are over")
+        self._settle(ours, report, state, FAILURES.get(outcome))
+
     def _worker_lost(self, ours: str) -> None:
         self._deaths[ours] = self._deaths.get(ours, 0) + 1
         cause = f"its worker process was lost {self._deaths[ours]} times"
         state: State = "pending" if self._deaths[ours] < LOST_WORKER_TRIES else "failed"
-        self._settle(ours, Report((), state, cause if state == "failed" else None), state)
+        if state == "failed":
+            self._settle(ours, Report((), state, cause), state, "lost_worker")
+        else:
+            self._settle(ours, Report((), state), state)
 
-    def _settle(self, ours: str, report: Report, state: State) -> None:
+    def _settle(self, ours: str, report: Report, state: State, failure: Failure | None = None) -> None:
         """The ledger first: what it refuses, for the lease has lapsed, is another driver's to deliver."""
         records = self._records.pop(ours, [])
         found = self._measured(ours, records) if state == "finished" else None
-        if self._sweep.ledger.settle(ours, self._launch.owner, state, report.cause, found):
+        if self._sweep.ledger.settle(ours, self._launch.owner, state, report.cause, found, failure):
             self._launch.courier.send(Delivery(self._by_id[ours], state, report.records, report.cause))
         if state != "pending":
             self._wanted.discard(ours)

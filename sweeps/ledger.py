@@ -8,6 +8,7 @@ be taken by any other driver, and what its former owner then says of the trial i
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -25,6 +26,9 @@ from trainer.declaration import ConfigError
 State = Literal["pending", "leased", "finished", "diverged", "failed"]
 OVER: frozenset[State] = frozenset({"finished", "diverged"})
 """Outcomes that stand: such a trial is never trained again."""
+
+Failure = Literal["out_of_memory", "lost_worker", "bug"]
+"""Why a trial failed. One that is pending with ``out_of_memory`` ran out of it once: the second pass is for it."""
 
 LEASE_SECONDS = 15.0
 """Longer than Ray's workers outlive a killed driver (3 to 6 s), so that a lapsed lease has no trainer any more."""
@@ -65,6 +69,13 @@ _measured = sql.Table(  # came later: a ledger from before it has none of its ro
     sql.Column("nll", sql.Float),
 )
 
+_failures = sql.Table(  # came later, likewise: a trial that failed before it is of no class
+    "failures",
+    _schema,
+    sql.Column("trial_id", sql.String(16), primary_key=True),
+    sql.Column("failure", sql.String(16), nullable=False),
+)
+
 
 class _Now(sql.sql.functions.GenericFunction[float]):
     """Seconds since 1970 on the database's clock, with fractions."""
@@ -86,7 +97,10 @@ def _postgresql_now(_element: _Now, _compiler: Any, **_: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """A trial as the ledger has it. study: the one that trains it. cause: why it failed or diverged."""
+    """A trial as the ledger has it. study: the one that trains it. cause: why it failed or diverged.
+
+    failure: the class of that; None where it did not fail, or did before ledgers kept classes.
+    """
 
     trial_id: str
     params: str
@@ -95,6 +109,7 @@ class LedgerRow:
     owner: str | None
     lease_until: float | None
     cause: str | None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,23 +187,30 @@ class Ledger:
         with self._engine.begin() as connection:
             for ids in _chunks(trial_ids):
                 failed = _trials.c.trial_id.in_(ids) & (_trials.c.state == "failed")
+                those = sql.select(_trials.c.trial_id).where(failed)
+                connection.execute(sql.delete(_failures).where(_failures.c.trial_id.in_(those)))
                 connection.execute(sql.update(_trials).where(failed).values(state="pending", cause=None))
 
-    def lease(self, trial_ids: Sequence[str], owner: str, study: str) -> LedgerRow | None:
-        """Take, for ``study``, the first of ``trial_ids`` that is pending, or leased and lapsed; None when none is."""
-        for trial_id in self._available(trial_ids):
-            taken = sql.update(_trials).where(_trials.c.trial_id == trial_id, _is_available())
+    def lease(self, trial_ids: Sequence[str], owner: str, study: str, second_pass: bool = False) -> LedgerRow | None:
+        """Take, for ``study``, the first of ``trial_ids`` that is pending, or leased and lapsed; None when none is.
+
+        second_pass: of those that ran out of memory once, else of the others.
+        """
+        for trial_id in self._available(trial_ids, second_pass):
+            available = _is_available() & _is_for(second_pass)
+            taken = sql.update(_trials).where(_trials.c.trial_id == trial_id, available)
             with self._engine.begin() as connection:
                 lease = {"state": "leased", "owner": owner, "lease_until": _Now() + LEASE_SECONDS}
                 if connection.execute(taken.values(lease | {"study": study, "cause": None})).rowcount == 1:
                     return self._row(connection, trial_id)
         return None
 
-    def _available(self, trial_ids: Sequence[str]) -> list[str]:
+    def _available(self, trial_ids: Sequence[str], second_pass: bool) -> list[str]:
         available: set[str] = set()
         with self._engine.connect() as connection:
             for ids in _chunks(trial_ids):
-                query = sql.select(_trials.c.trial_id).where(_trials.c.trial_id.in_(ids), _is_available())
+                here = _trials.c.trial_id.in_(ids) & _is_for(second_pass)
+                query = sql.select(_trials.c.trial_id).where(here, _is_available())
                 available.update(connection.scalars(query))
         return [trial_id for trial_id in trial_ids if trial_id in available]
 
@@ -205,20 +227,33 @@ class Ledger:
             return connection.scalar(query) is not None
 
     def settle(
-        self, trial_id: str, owner: str, state: State, cause: str | None = None, measured: Measured | None = None
+        self,
+        trial_id: str,
+        owner: str,
+        state: State,
+        cause: str | None = None,
+        measured: Measured | None = None,
+        failure: Failure | None = None,
     ) -> bool:
         """End a lease with an outcome (``pending`` gives the trial back); False, and no change, when it had lapsed.
 
-        measured: kept with the outcome.
+        measured, failure: kept with the outcome.
         """
         with self._engine.begin() as connection:
             mine = sql.update(_trials).where(_trials.c.trial_id == trial_id, _is_held_by(owner))
             outcome = {"state": state, "cause": cause, "owner": None, "lease_until": None}
             held = connection.execute(mine.values(outcome)).rowcount == 1
             if held and measured is not None:
-                insert = self._insert(_measured).values(trial_id=trial_id, **asdict(measured))
-                connection.execute(insert.on_conflict_do_update(index_elements=["trial_id"], set_=asdict(measured)))
+                self._keep(connection, _measured, trial_id, asdict(measured))
+            if held and failure is not None:
+                self._keep(connection, _failures, trial_id, {"failure": failure})
+            elif held and state != "pending":
+                connection.execute(sql.delete(_failures).where(_failures.c.trial_id == trial_id))
             return held
+
+    def _keep(self, connection: sql.Connection, table: sql.Table, trial_id: str, values: dict[str, Any]) -> None:
+        insert = self._insert(table).values(trial_id=trial_id, **values)
+        connection.execute(insert.on_conflict_do_update(index_elements=["trial_id"], set_=values))
 
     def measured(self, trial_ids: Sequence[str]) -> dict[str, Measured]:
         """What was measured of the trials, by id."""
@@ -253,6 +288,16 @@ class Ledger:
                     found[row.trial_id] = LedgerRow(*row)
         return found
 
+    def find(self, trial_id: str) -> LedgerRow:
+        """The trial of this id. Raises ConfigError, one line with the nearest ids, when there is none."""
+        row = self.rows([trial_id]).get(trial_id)
+        if row is None:
+            with self._engine.connect() as connection:
+                known = list(connection.scalars(sql.select(_trials.c.trial_id)))
+            nearest = sorted(difflib.get_close_matches(trial_id, known, n=3, cutoff=0.4))
+            raise ConfigError(f"no trial {trial_id!r} in the ledger. Nearest: {', '.join(nearest) or 'none'}")
+        return row
+
     def _row(self, connection: sql.Connection, trial_id: str) -> LedgerRow:
         return LedgerRow(*connection.execute(_select_rows().where(_trials.c.trial_id == trial_id)).one())
 
@@ -281,14 +326,20 @@ def _select_rows() -> sql.Select[Any]:
     lapsed = (_trials.c.state == "leased") & (_trials.c.lease_until < _Now())
     state = sql.case((lapsed, "pending"), else_=_trials.c.state).label("state")
     columns = _trials.c
-    return sql.select(
-        columns.trial_id, columns.params, columns.study, state, columns.owner, columns.lease_until, columns.cause
-    )
+    lease = (columns.owner, columns.lease_until)
+    joined = sql.outerjoin(_trials, _failures, columns.trial_id == _failures.c.trial_id)
+    of_trial = (columns.trial_id, columns.params, columns.study, state, *lease, columns.cause, _failures.c.failure)
+    return sql.select(*of_trial).select_from(joined)
 
 
 def _is_available() -> sql.ColumnElement[bool]:
     lapsed = (_trials.c.state == "leased") & (_trials.c.lease_until < _Now())
     return (_trials.c.state == "pending") | lapsed
+
+
+def _is_for(second_pass: bool) -> sql.ColumnElement[bool]:
+    out_of_memory = sql.exists().where(_failures.c.trial_id == _trials.c.trial_id)
+    return out_of_memory if second_pass else ~out_of_memory
 
 
 def _is_held_by(owner: str) -> sql.ColumnElement[bool]:

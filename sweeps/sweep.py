@@ -15,6 +15,12 @@ from trainer.machine import Results
 INTERRUPTED = 130  # the exit code of a shell's Ctrl-C
 
 
+def code_folder(reference: str) -> Path:
+    """Where the modules of the study that a user calls so lie: beside its file, as for a script."""
+    own = Path(reference)
+    return own.resolve().parent if own.suffix == ".py" else Path.cwd()
+
+
 @dataclass(frozen=True)
 class Sweep:
     """One call of ``run``. reference: what the user called the study. jobs: trials at a time. device: cpu or cuda.
@@ -49,9 +55,8 @@ class Sweep:
 
     @property
     def code_dir(self) -> Path:
-        """Where a study's own modules lie: beside its file, as for a script."""
-        own = Path(self.reference)
-        return own.resolve().parent if own.suffix == ".py" else Path.cwd()
+        """Where a study's own modules lie."""
+        return code_folder(self.reference)
 
     @property
     def how_to_go_on(self) -> str:

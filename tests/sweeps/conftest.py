@@ -71,7 +71,9 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         pytest.skip(f"{POSTGRES_VARIABLE} is not set")
     engine = sql.create_engine(url)
     tables = sql.MetaData()
-    tables.reflect(engine, only=lambda name, _: name in {"ledger_version", "trials", "mlflow_runs", "measured"})
+    tables.reflect(
+        engine, only=lambda name, _: name in {"ledger_version", "trials", "mlflow_runs", "measured", "failures"}
+    )
     tables.drop_all(engine)
     engine.dispose()
     return url
