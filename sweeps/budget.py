@@ -12,6 +12,9 @@ FREE_HOURS, FREE_UNKNOWN = 1.0, 50
 """Device-hours, and trials whose time is not known, that nobody is asked about."""
 
 
+ALLOW = "--yes, or --max-hours H, --max-trials N (of make: YES=1, MAX_HOURS=H, MAX_TRIALS=N)"
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """``--yes``, ``--max-hours`` (device-hours) and ``--max-trials``. A limit takes the place of the question."""
@@ -31,7 +34,7 @@ class Budget:
             return True
         much = f"{plan.study.name}: {' and '.join(reasons)}"
         if not sys.stdin.isatty():
-            raise ConfigError(f"{much}: to train it all the same, --yes, or --max-hours H, --max-trials N")
+            raise ConfigError(f"{much}: to train it all the same, {ALLOW}")
         print(f"{plan.study.name}: {plan.counts()}\nTime: {plan.time()}; {plan.hours()} in all\nDisk: {plan.disk()}")
         return _says_yes(f"That is {' and '.join(reasons)}. Train? [y/N] ")
 

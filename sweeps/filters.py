@@ -90,7 +90,7 @@ def _value(trial: TrialConfig, field: str) -> Any:
     found: Any = trial
     for name in field.split("."):
         found = getattr(found, name, NOTHING)
-    plain = found is None or isinstance(found, str | int | float | tuple)
+    plain = found is None or isinstance(found, str | int | float)
     return found if plain else NOTHING
 
 
@@ -104,12 +104,11 @@ def _means(text: str, value: Any) -> bool:
         meant = json.loads(text)
     except ValueError:
         return False
-    written = list(value) if isinstance(value, tuple) else value
-    return not isinstance(written, str) and not isinstance(meant, bool) and bool(meant == written)
+    return not isinstance(value, str) and not isinstance(meant, bool) and bool(meant == value)
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":")) if isinstance(value, list | tuple) else str(value)
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, list) else str(value)
 
 
 def refuse_hyper_parameters(options: Sequence[str]) -> None:

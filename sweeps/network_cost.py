@@ -139,7 +139,7 @@ def _preact_stage(entering: int, leaving: int, size: Size, strides: tuple[int, i
         outer = inner.halved(strides[1]) if block == 0 else size
         yield _conv(entering, leaving, 3, inner)
         yield _conv(leaving, leaving, 3, outer)
-        if entering != leaving or outer != size:
+        if entering != leaving:
             yield _conv(entering, leaving, 1, outer)
         entering, size = leaving, outer
 

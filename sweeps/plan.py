@@ -65,12 +65,12 @@ class Plan:
         return f"{len(self.study.cells())} cells, {len(self.study.trials)} trials: {', '.join(states + others)}"
 
     def time(self) -> str:
-        """In a few words, such as ``about 3 min (measured here)``."""
+        """In a few words, such as ``about 3 min of training (measured here)``; Ray's start and reports come on top."""
         if not self.seconds:
             return "time not known"
         wall = about(wall_seconds(self.seconds, self.jobs))
         part = f" for {len(self.seconds)} of {len(self.estimates)} trials, the others not known" if self.unknown else ""
-        return f"about {wall}{part} ({self.basis()})"
+        return f"about {wall} of training{part} ({self.basis()})"
 
     def basis(self) -> str:
         """Where the times are from."""

@@ -31,6 +31,7 @@ from trainer.config import (
     AdversarialTraining,
     Amp,
     Augment,
+    Cifar10,
     ClipGradients,
     Custom,
     Dataset,
@@ -48,6 +49,7 @@ from trainer.config import (
     Normalization,
     Rmp,
     Sam,
+    Svhn,
     TrialConfig,
     TwoSpirals,
 )
@@ -88,7 +90,8 @@ def test_passes_of_each_method(method: Method, expected: float) -> None:
         Sam(rho=0.05),
         Rmp(epsilon=0.1),
         AdversarialTraining(step=1),
-        recipes.RELEASED_ADVERSARIAL_TRAINING,
+        AdversarialTraining(step=1, start="random"),
+        AdversarialTraining(step=1, gradient_mode="eval"),
     ],
 )
 def test_passes_are_those_that_the_trainer_makes(method: Method) -> None:
@@ -148,6 +151,12 @@ def test_sizes_and_shapes_are_those_of_the_data(tmp_path: Path, dataset: Dataset
     assert data.test is not None
     assert examples(trial) == pytest.approx((len(data.train), len(data.val) + len(data.test)), abs=1)
     assert module._SHAPES[type(dataset)] == data.train.stored.images.shape[1:]
+
+
+@pytest.mark.parametrize("dataset", [Cifar10(), Svhn()])
+def test_sizes_are_those_that_the_declaration_names(dataset: Dataset) -> None:
+    trained, evaluated = examples(replace(ERM, dataset=dataset, validation=None, evaluate="test")) or (0, 0)
+    assert f"{trained:,.0f} and {evaluated:,.0f} images [3, 32, 32]" in (dataset.__doc__ or "")
 
 
 def test_examples_of_search_trials_and_of_trials_without_validation() -> None:

@@ -114,7 +114,7 @@ def test_measured_times_of_this_hardware_are_used(ledger: Ledger) -> None:
     ]
     assert plan.peak is None
     assert plan.device_hours == pytest.approx(18 / HOUR)
-    assert plan.time() == "about 12 s (measured here; measured here with another method, times the passes)"
+    assert plan.time() == "about 12 s of training (measured here; measured here with another method, times the passes)"
 
 
 def test_another_study_s_trials_count_as_measured(ledger: Ledger) -> None:
@@ -126,9 +126,12 @@ def test_another_study_s_trials_count_as_measured(ledger: Ledger) -> None:
 
 
 def test_times_are_told_with_their_source() -> None:
-    assert plan_of([60, 60, 60, 60]).time() == "about 2.0 min (measured here)"
-    assert plan_of([60, 600], jobs=8).time() == "about 10 min (measured here)"
-    assert plan_of([60, None, None]).time() == "about 1.0 min for 1 of 3 trials, the others not known (measured here)"
+    assert plan_of([60, 60, 60, 60]).time() == "about 2.0 min of training (measured here)"
+    assert plan_of([60, 600], jobs=8).time() == "about 10 min of training (measured here)"
+    assert (
+        plan_of([60, None, None]).time()
+        == "about 1.0 min of training for 1 of 3 trials, the others not known (measured here)"
+    )
     assert plan_of([None]).time() == "time not known"
     plan = replace(make_plan(STUDY, rows_of(STUDY), None, 1, "cpu"), peak=46e9)
     assert plan.time().endswith("(from FLOPs at an assumed 50% of the measured peak, 46 GFLOP/s)")
