@@ -258,6 +258,8 @@ def test_power_from_the_paper() -> None:
     assert points is not None
     assert power_table(study, study, {})[2][:2] == ["10", f"{points:.2g}"]
     assert power_table(study, study, {})[2][-2:] == ["the", "paper"]
+    own = {trial.trial_id: of(trial, nll=trial.seed**2 * len(trial.params())) for trial in trials}
+    assert power_table(study, study, own)[2][-2:] == ["10", "pairs"]
 
 
 def test_power_that_is_not_known_or_not_there() -> None:
@@ -419,8 +421,11 @@ def test_no_on_a_terminal_trains_nothing(long_study: str, results: Results) -> N
     )
     os.close(theirs)
     os.write(ours, b"n\n")
-    out, _ = process.communicate(timeout=60)
-    os.close(ours)
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        os.close(ours)
     assert process.returncode == 130
     assert "Train? [y/N]" in out
     assert out.endswith("Nothing was trained\n")
