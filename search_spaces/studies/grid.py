@@ -12,6 +12,7 @@ from trainer.config import Amp, Erm, Method, TrialConfig
 SEEDS = range(3)
 ZETAS = (0.2, 1.0, 5.0)
 INNER_STEPS = (1, 2, 3)
+SMALL_ZETAS = (0.2, 5.0)
 SMALL_INNER_STEPS = (1, 2)
 SMALL = (
     (recipes.mnist5k_mlp, recipes.MNIST5K_AMP.epsilon),
@@ -21,16 +22,16 @@ SMALL = (
 )
 
 
-def _methods(epsilon: float, inner_steps: tuple[int, ...]) -> Iterator[Method]:
+def _methods(epsilon: float, zetas: tuple[float, ...], inner_steps: tuple[int, ...]) -> Iterator[Method]:
     yield Erm()
-    for zeta, steps in itertools.product(ZETAS, inner_steps):
+    for zeta, steps in itertools.product(zetas, inner_steps):
         yield Amp(epsilon=epsilon, inner_lr=zeta, inner_steps=steps)
 
 
 def _grid() -> Iterator[TrialConfig]:
     for seed, dataset, model in itertools.product(SEEDS, recipes.PAPER_DATASETS, recipes.TABLE1_MODELS):
         epsilon, _ = recipes.TABLE1_AMP[type(model)]
-        for method in _methods(epsilon, INNER_STEPS):
+        for method in _methods(epsilon, ZETAS, INNER_STEPS):
             yield recipes.vanilla_trial(method, model, dataset, seed, "as_written")
 
 
@@ -49,7 +50,7 @@ STUDIES = (
             trial(method, seed)
             for seed in SEEDS
             for trial, epsilon in SMALL
-            for method in _methods(epsilon, SMALL_INNER_STEPS)
+            for method in _methods(epsilon, SMALL_ZETAS, SMALL_INNER_STEPS)
         ),
     ),
 )
