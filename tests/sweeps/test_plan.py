@@ -23,13 +23,15 @@ from sweeps import plan as plan_module
 from sweeps.budget import Budget
 from sweeps.cli import main
 from sweeps.estimate import Estimate, detectable, kind, measured
+from sweeps.filters import Selection
 from sweeps.hardware import hardware
 from sweeps.ledger import Ledger, LedgerRow, Measured, State
 from sweeps.plan import Plan, about, make_plan, size
 from sweeps.power import power_lines
+from sweeps.run import run
 from sweeps.sweep import Sweep
 from sweeps.table import short_labels
-from tests.sweeps.conftest import FIRST_TIMESTAMP, make_study, make_trial
+from tests.sweeps.conftest import FIRST_TIMESTAMP, Desk, make_records, make_study, make_trial
 from trainer.config import Amp, Cifar10, Erm, PreActResNet18, TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, Results
@@ -200,13 +202,23 @@ def test_filters_choose_what_is_planned_and_what_status_counts(
 
 
 def test_a_selection_is_part_of_how_a_run_is_found_again(ledger: Ledger, results: Results) -> None:
-    from sweeps.filters import Selection
-
     sweep = Sweep(STUDY, "toy", results, ledger, 1, "cpu", Selection(("method=Amp",), 1))
     assert [trial.seed for trial in sweep.study.trials] == [0]
     assert list(sweep.rows()) == [STUDY.trials[1].trial_id]
     assert set(sweep.declared_rows()) == {trial.trial_id for trial in STUDY.trials}
     assert sweep.how_to_go_on.endswith(" ONLY=method=Amp SEEDS=1")
+
+
+def test_a_run_of_some_trials_leaves_the_study_whole_in_mlflow(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    first, other = STUDY.trials[:2]
+    for trial in (first, other):
+        desk.settle(STUDY, trial, "finished")
+        desk.save(trial, make_records())
+    selection = Selection(("method=Erm",), 1)
+    assert run(Sweep(STUDY, "toy", desk.results, desk.ledger, 1, "cpu", selection)) == 0
+    assert "toy: 1 of 1 already finished" in capsys.readouterr().out
+    assert {desk.run("toy", trial.trial_id).info.status for trial in (first, other)} == {"FINISHED"}
+    assert [desk.run("toy", cell.cell_id).info.status for cell in STUDY.cells()] == ["SCHEDULED"] * 2
 
 
 def power_table(declared: Study, chosen: Study, known: dict[str, Measured]) -> list[list[str]]:
