@@ -6,9 +6,11 @@ What was measured lies in one file a trial and probe, whole or not at all, and i
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,12 +19,14 @@ from sweeps.ledger import State
 from sweeps.probe_worker import Job, end_with_driver, measure_trial
 from sweeps.progress import Progress, duration
 from sweeps.sweep import INTERRUPTED, Sweep
-from sweeps.tracking import UNREACHABLE, Tracker, first_line, open_tracker
+from sweeps.tracking import UNREACHABLE, Tracker, first_line, is_passing, open_tracker
 from trainer.config import TrialConfig
 from trainer.machine import Machine
 from trainer.measurement import Measurement, load_measurement
+from trainer.probe_config import Probe
 
 SHOW_EVERY_SECONDS = 0.5
+LOST_WORKER_TRIES = 3
 
 
 def probe(sweep: Sweep) -> int:
@@ -49,7 +53,8 @@ def measure_probes(sweep: Sweep, tracker: Tracker) -> int:
     states: dict[str, State] = {job.trial.trial_id: "pending" if job.probes else "finished" for job in jobs}
     progress = Progress(f"{name} (probes)", len(finished), len(finished) - len(due))
     try:
-        _work_off(jobs, sweep, _Mail(sweep, tracker, progress.note), progress, states)
+        with _sigterm_as_ctrl_c():
+            _work_off(jobs, sweep, _Mail(sweep, tracker, progress.note), progress, states)
     except KeyboardInterrupt:
         progress.note(f"Interrupted; what was measured is kept. To go on: make probe {sweep.named}")
         return INTERRUPTED
@@ -76,7 +81,10 @@ def _stored(sweep: Sweep, trial: TrialConfig) -> list[Measurement | None]:
 
 
 class _Mail:
-    """Writes what was measured into the trials' runs. An outage of MLflow is told once and holds nothing up."""
+    """Writes what was measured into the trials' runs.
+
+    An outage of MLflow is told once and holds nothing up; what it refuses of one trial is no outage.
+    """
 
     def __init__(self, sweep: Sweep, tracker: Tracker, say: Callable[[str], None]) -> None:
         self._sweep, self._tracker, self._say = sweep, tracker, say
@@ -86,18 +94,30 @@ class _Mail:
         """Bring the trial's run up to date with all that is measured of it; nothing new, nothing written."""
         if self._stopped:
             return
+        if not self._tracker.has_run(trial):
+            self._stop("it has not got the training of all trials yet")
+        for measurement, probe in zip(_stored(self._sweep, trial), self._sweep.study.probes, strict=True):
+            if measurement and not self._stopped:
+                self._add(trial, probe, measurement)
+
+    def _add(self, trial: TrialConfig, probe: Probe, measurement: Measurement) -> None:
         try:
-            if self._tracker.has_run(trial):
-                for measurement in _stored(self._sweep, trial):
-                    self._tracker.add(trial, measurement.finite_metrics() if measurement else {})
-            else:
-                self._stop("it has not got the training of all trials yet")
+            self._tracker.add(trial, measurement.finite_metrics(), _tags(probe, measurement))
         except UNREACHABLE as error:
-            self._stop(first_line(error))
+            if is_passing(error):
+                self._stop(first_line(error))
+            else:
+                self._say(f"trial {trial.trial_id}: MLflow refuses {type(probe).__name__} ({first_line(error)})")
 
     def _stop(self, cause: str) -> None:
         self._stopped = True
         self._say(f"MLflow does not take the probes ({cause}): make sweep {self._sweep.named} delivers them later")
+
+
+def _tags(probe: Probe, measurement: Measurement) -> dict[str, str]:
+    """Of which declaration ``probe/KIND`` is: when that is changed the new numbers go under the same names."""
+    kind = next(iter(measurement.metrics)).split("/")[1]
+    return {f"probe.{kind}": json.dumps({"probe_id": probe.probe_id, **probe.params()})}
 
 
 def _work_off(jobs: Sequence[Job], sweep: Sweep, mail: _Mail, progress: Progress, states: dict[str, State]) -> None:
@@ -106,41 +126,48 @@ def _work_off(jobs: Sequence[Job], sweep: Sweep, mail: _Mail, progress: Progress
         if not job.probes:
             mail.deliver(job.trial)
     due = [job for job in jobs if job.probes]
-    try:
-        with contextlib.closing(_measured(due, sweep, lambda running: progress.show(states | running))) as measured:
-            for job, problems in measured:
-                trial_id = job.trial.trial_id
-                states[trial_id] = "failed" if problems else "finished"
-                for problem in problems:
-                    progress.note(f"trial {trial_id}: {problem}")
-                mail.deliver(job.trial)
-    except BrokenProcessPool:
-        progress.note(f"A worker process was lost (out of memory?). To go on: make probe {sweep.named} JOBS=1")
+    workers = sweep.jobs if sweep.device == "cpu" else 1
+    with contextlib.closing(_measured(due, workers, lambda running: progress.show(states | running))) as measured:
+        for job, problems in measured:
+            trial_id = job.trial.trial_id
+            states[trial_id] = "failed" if problems else "finished"
+            for problem in problems:
+                progress.note(f"trial {trial_id}: {problem}")
+            mail.deliver(job.trial)
 
 
-def _measured(
-    jobs: Sequence[Job], sweep: Sweep, show: Callable[[dict[str, State]], None]
-) -> Generator[tuple[Job, list[str]], None, None]:
-    """Each job once it is done, with what went wrong. show: called now and then with the trials that are running.
+Done = tuple[Job, list[str]]
+"""A job and what went wrong with it, a line each."""
+Show = Callable[[dict[str, State]], None]
+"""Is called now and then with the trials that are running."""
 
-    Raises BrokenProcessPool, after all that is done, when a worker process was lost.
-    """
-    if not jobs:
-        return
-    workers, lost = min(len(jobs), sweep.jobs if sweep.device == "cpu" else 1), None
+
+def _measured(jobs: Sequence[Job], workers: int, show: Show) -> Generator[Done, None, None]:
+    """Each job once it is done. Those at work when a worker process is lost are tried again, each by itself."""
+    left, losses = list(jobs), Counter[str]()
+    while left:
+        batch = left[:1] if losses[left[0].trial.trial_id] else left
+        undone = yield from _in_one_pool(batch, min(len(batch), workers), show)
+        losses.update(job.trial.trial_id for job in undone[:workers])
+        left = [*undone, *left[len(batch) :]]
+        while left and losses[left[0].trial.trial_id] == LOST_WORKER_TRIES:
+            yield left.pop(0), [f"its worker process was lost {LOST_WORKER_TRIES} times (out of memory?)"]
+
+
+def _in_one_pool(jobs: Sequence[Job], workers: int, show: Show) -> Generator[Done, None, list[Job]]:
+    """Each job once it is done. When a worker process is lost the rest are returned, those at work first."""
     with _pool(workers) as pool:
         with _deaf_to_ctrl_c():
-            waiting = {pool.submit(measure_trial, job): job for job in jobs}
+            futures = {pool.submit(measure_trial, job): job for job in jobs}
+        waiting = dict(futures)
         while waiting:
             running = [job.trial.trial_id for job in waiting.values()][:workers]
             show(dict.fromkeys(running, "leased"))
             for future in wait(waiting, SHOW_EVERY_SECONDS, FIRST_COMPLETED).done:
                 job, error = waiting.pop(future), future.exception()
-                if error is None:
-                    yield job, future.result()
-                lost = lost or error
-    if lost is not None:
-        raise lost
+                if not isinstance(error, BrokenProcessPool):
+                    yield job, [f"{type(error).__name__}: {error}"] if error else future.result()
+    return [job for future, job in futures.items() if isinstance(future.exception(), BrokenProcessPool)]
 
 
 @contextlib.contextmanager
@@ -156,6 +183,16 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """A scheduler's SIGTERM would otherwise end this process on the spot, and leave its workers to find out."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

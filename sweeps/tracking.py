@@ -285,15 +285,19 @@ class Tracker:
         self._set_status(run, "FINISHED")
         return True
 
-    def add(self, trial: TrialConfig, metrics: Mapping[str, float]) -> None:
+    def add(self, trial: TrialConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Write numbers found after the training, finite ones, at step 0; those that the run shows already are not.
 
-        What is written last is what MLflow shows. Raises KeyError where there is no run of the trial.
+        tags: what they are of. What is written last is what MLflow shows. Raises KeyError where there is no run of
+        the trial.
         """
         run_id, now = self.run_id(trial.trial_id), time.time_ns() // 1_000_000
-        shown = self._client.get_run(run_id).data.metrics if metrics else {}
-        new = [Metric(name, value, now, 0) for name, value in metrics.items() if shown.get(name) != value]
-        for start in range(0, len(new), METRICS_A_CALL):
+        shown = self._client.get_run(run_id).data
+        new = [Metric(name, value, now, 0) for name, value in metrics.items() if shown.metrics.get(name) != value]
+        new_tags = [RunTag(name, value) for name, value in tags.items() if shown.tags.get(name) != value]
+        if new or new_tags:
+            self._client.log_batch(run_id, new[:METRICS_A_CALL], tags=new_tags)
+        for start in range(METRICS_A_CALL, len(new), METRICS_A_CALL):
             self._client.log_batch(run_id, new[start : start + METRICS_A_CALL])
 
     def has_run(self, trial: TrialConfig) -> bool:

@@ -15,6 +15,11 @@ PROBE_REVISION = 1
 """Raised when a fix changes what a probe measures, so that it is measured anew."""
 
 
+def in_metric_name(radius: float) -> str:
+    """``0.05``, ``1e30``: six digits, without the plus that MLflow refuses."""
+    return f"{radius:g}".replace("+", "")
+
+
 class Probe(Declaration):
     """Base of every probe.
 
@@ -40,6 +45,8 @@ class Probe(Declaration):
     def _check_radii(self, radii: tuple[float, ...]) -> None:
         self.require(bool(radii) and all(radius > 0 for radius in radii), "radii", "one or more, each > 0")
         self.require(list(radii) == sorted(set(radii)), "radii", "rising")
+        names = {in_metric_name(radius) for radius in radii}
+        self.require(len(names) == len(radii), "radii", "numbers that differ in their first six digits")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

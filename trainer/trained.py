@@ -75,7 +75,10 @@ def load_trained(trial: TrialConfig, machine: Machine, checkpoint: Path | str) -
         raise ConfigError(f"TrialConfig.revision = {trial.revision}: this code measures revision {REVISION}")
     stored = load_checkpoint(Path(checkpoint), trial.trial_id)
     if stored is None:
-        raise ConfigError(f"{checkpoint}: no checkpoint of trial {trial.trial_id} (lost or damaged): train it again")
+        raise ConfigError(
+            f"{checkpoint}: no checkpoint of trial {trial.trial_id} (lost or damaged):"
+            f" `python -m sweeps forget {trial.trial_id}`, and the next run trains it again"
+        )
     if len(stored.records) < trial.epochs:
         ended = "diverged" if stored.diverged is not None else f"{len(stored.records)} of {trial.epochs} epochs"
         raise ConfigError(f"{checkpoint}: trial {trial.trial_id} is not finished ({ended}): train it first")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -22,7 +24,7 @@ import torch
 import sweeps.probe
 import sweeps.run
 from search_spaces.study import Study
-from sweeps.probe import measure_probes, probe
+from sweeps.probe import Done, measure_probes, probe
 from sweeps.probe_worker import Job, measure_trial
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import Delivery, Tracker
@@ -31,7 +33,7 @@ from trainer.config import TrialConfig
 from trainer.loop import train
 from trainer.machine import RESULTS_VARIABLE, Machine
 from trainer.measurement import Measurement, load_measurement
-from trainer.probe_config import Calibration, Hessian, Probe, Sharpness
+from trainer.probe_config import AmpLoss, Calibration, Hessian, Probe, Sharpness
 
 SHARPNESS, CALIBRATION = Sharpness(radii=(0.05, 0.1)), Calibration()
 NAMES = ["probe/calibration/test/ece", "probe/calibration/test/mce", "probe/sharpness/0.05", "probe/sharpness/0.1"]
@@ -137,6 +139,7 @@ def test_a_trial_whose_checkpoint_is_gone_is_named_and_the_rest_goes_on(
     said, summary = capsys.readouterr().out.splitlines()
     assert said.startswith(f"trial {first.trial_id}: ")
     assert f"{first.trial_id}.pt: no checkpoint" in said
+    assert f"`python -m sweeps forget {first.trial_id}`, and the next run trains it again" in said
     assert summary.startswith("toy: probes of 1 of 2 trials measured")
     assert (shown(desk, first), list(shown(desk, second))) == ({}, NAMES)
 
@@ -188,6 +191,8 @@ def test_mlflow_shows_what_the_study_declares_now(desk: Desk) -> None:
         assert found
         values.append(found.metrics["probe/calibration/test/mce"])
         assert shown(desk, trial)["probe/calibration/test/mce"] == values[-1]
+        said = json.loads(desk.run("toy", trial.trial_id).data.tags["probe.calibration"])
+        assert (said["probe_id"], said["bins"]) == (declared.probe_id, bins)
         time.sleep(0.002)  # MLflow's clock has milliseconds
     assert values[0] == values[2] != values[1]
 
@@ -209,6 +214,36 @@ def test_without_mlflow_it_measures_and_delivers_later(
     assert all(measured(desk, trial, SHARPNESS) for trial in STUDY.trials)
     assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
     assert [list(shown(desk, trial)) for trial in STUDY.trials] == [NAMES] * 2
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_what_mlflow_refuses_of_one_trial_holds_up_no_other(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = train_here(desk, STUDY, STUDY.trials)
+    add, refused = tracker.add, STUDY.trials[0].trial_id
+
+    def refuse(trial: TrialConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        spoilt = trial.trial_id == refused and NAMES[2] in metrics
+        add(trial, {**metrics, "not+a name": 1.0} if spoilt else metrics, tags)
+
+    monkeypatch.setattr(tracker, "add", refuse)
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    said = capsys.readouterr().out
+    assert said.count("MLflow") == 1
+    assert f"trial {refused}: MLflow refuses Sharpness (Invalid value" in said
+    assert [list(shown(desk, trial)) for trial in STUDY.trials] == [NAMES[:2], NAMES]
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_radii_of_any_size_have_names_that_mlflow_takes(desk: Desk) -> None:
+    study = replace(STUDY, trials=STUDY.trials[:1], probes=[Sharpness(radii=(1e-9, 1e6)), AmpLoss(radii=(1e20,))])
+    assert measure_probes(sweep_of(desk, study), train_here(desk, study, study.trials)) == 0
+    assert list(shown(desk, study.trials[0])) == [
+        "probe/amp_loss/1e20",
+        "probe/sharpness/1e-09",
+        "probe/sharpness/1e06",
+    ]
 
 
 @pytest.mark.usefixtures("in_threads")
@@ -270,13 +305,16 @@ def test_a_copy_of_another_studys_trial_has_its_own_probes(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("in_threads")
-def test_a_lost_worker_is_told_and_what_was_measured_is_kept(
+def test_a_trial_that_loses_its_worker_each_time_is_named_and_the_others_go_on(
     desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = train_here(desk, STUDY, STUDY.trials)
 
+    tried = Counter[int]()
+
     def measure_or_die(job: Job) -> list[str]:
-        if job.trial == STUDY.trials[1]:
+        tried[job.trial.seed] += 1
+        if job.trial.seed == 0:
             raise BrokenProcessPool
         return measure_trial(job)
 
@@ -284,11 +322,50 @@ def test_a_lost_worker_is_told_and_what_was_measured_is_kept(
         patch.setattr(sweeps.probe, "measure_trial", measure_or_die)
         assert measure_probes(sweep_of(desk, STUDY), tracker) == 1
     said = capsys.readouterr().out
-    assert "A worker process was lost" in said
+    assert f"trial {STUDY.trials[0].trial_id}: its worker process was lost 3 times (out of memory?)\n" in said
     assert "probes of 1 of 2 trials measured" in said
-    assert list(shown(desk, STUDY.trials[0])) == NAMES
-    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    assert tried == {0: 3, 1: 1}
     assert list(shown(desk, STUDY.trials[1])) == NAMES
+    assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
+    assert list(shown(desk, STUDY.trials[0])) == NAMES
+
+
+@pytest.mark.usefixtures("in_threads")
+def test_those_at_work_beside_a_lost_worker_are_not_blamed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool with two workers breaks whatever is in it; after that each of the two has one for itself."""
+    jobs = [Job(make_trial(seed), (), Machine(), desk.results) for seed in range(5)]
+    batches: list[list[int]] = []
+
+    def in_one_pool(batch: Sequence[Job], workers: int, show: object) -> Generator[Done, None, list[Job]]:
+        seeds = [job.trial.seed for job in batch]
+        batches.append(seeds)
+        if seeds in ([0, 1, 2, 3, 4], [0]):
+            return list(batch)
+        yield from ((job, []) for job in batch)
+        return []
+
+    monkeypatch.setattr(sweeps.probe, "_in_one_pool", in_one_pool)
+    done = {job.trial.seed: len(problems) for job, problems in sweeps.probe._measured(jobs, 2, lambda _: None)}
+    assert batches == [[0, 1, 2, 3, 4], [0], [0], [1], [2, 3, 4]]
+    assert done == {0: 1, 1: 0, 2: 0, 3: 0, 4: 0}
+
+
+def kill_worker_once(job: Job) -> list[str]:
+    """Run in a worker process."""
+    mark = job.results.root / "killed"
+    if job.trial.seed == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+@pytest.mark.slow
+def test_a_lost_worker_process_is_replaced(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.probe, "measure_trial", kill_worker_once)
+    jobs = [Job(make_trial(seed), (), Machine(), desk.results) for seed in range(3)]
+    done = sorted((job.trial.seed, problems) for job, problems in sweeps.probe._measured(jobs, 1, lambda _: None))
+    assert done == [(0, []), (1, []), (2, [])]
+    assert multiprocessing.active_children() == []
 
 
 def test_interrupted_it_ends_its_workers_and_says_how_to_go_on(
@@ -322,11 +399,13 @@ def test_added_metrics_are_written_once_and_replaced(desk: Desk) -> None:
     trial = STUDY.trials[0]
     tracker = train_here(desk, STUDY, [trial])
     for _ in range(2):
-        tracker.add(trial, {"probe/a": 1 / 3, "probe/b": 2.0})
+        tracker.add(trial, {"probe/a": 1 / 3, "probe/b": 2.0}, {"probe.a": "one"})
     time.sleep(0.002)  # MLflow's clock has milliseconds
-    tracker.add(trial, {"probe/a": 1 / 3, "probe/b": 1.0})
+    tracker.add(trial, {"probe/a": 1 / 3, "probe/b": 1.0}, {"probe.a": "one"})
     assert shown(desk, trial) == {"probe/a": 1 / 3, "probe/b": 1.0}
     assert (points(desk, trial, "probe/a"), points(desk, trial, "probe/b")) == ([1 / 3], [2.0, 1.0])
+    tracker.add(trial, {}, {"probe.a": "other"})
+    assert desk.run("toy", trial.trial_id).data.tags["probe.a"] == "other"
 
 
 STUDY_FILE = """
@@ -398,12 +477,17 @@ def test_killed_it_leaves_no_process_and_no_half_file(
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_it_in_one_line(
-    desk: Desk, driver: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_interrupted_from_outside_it_ends_in_one_line(
+    desk: Desk,
+    driver: subprocess.Popen[str],
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    whole_group: bool,
 ) -> None:
-    os.killpg(driver.pid, signal.SIGINT)
+    (os.killpg if whole_group else os.kill)(driver.pid, number)
     said, _ = driver.communicate(timeout=30)
     assert driver.returncode == INTERRUPTED, said
-    assert "Traceback" not in said
     assert said.strip().splitlines()[-1].startswith("Interrupted; what was measured is kept")
+    assert len(said.strip().splitlines()) == 1, said
     goes_on(desk, capsys)

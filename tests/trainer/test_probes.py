@@ -570,6 +570,7 @@ BAD: Sequence[tuple[Callable[[], Probe], str]] = [
     (lambda: Sharpness(radii=(0.0,)), "Sharpness.radii = (0.0,): must be one or more, each > 0"),
     (lambda: Sharpness(radii=(0.2, 0.1)), "rising"),
     (lambda: Sharpness(radii=(0.1,), examples=0), "Sharpness.examples = 0: must be >= 1 (None for all)"),
+    (lambda: Sharpness(radii=(0.1, 0.1000001)), "must be numbers that differ in their first six digits"),
     (lambda: AmpLoss(radii=(-1.0,)), "AmpLoss.radii"),
     (lambda: AmpLoss(radii=(1.0,), inner_lr=0), "AmpLoss.inner_lr = 0.0: must be > 0"),
     (lambda: AmpLoss(radii=(1.0,), inner_steps=0), "AmpLoss.inner_steps"),

@@ -13,7 +13,7 @@ from trainer.config import Amp
 from trainer.measurement import Measurement
 from trainer.methods.amp import ascend
 from trainer.methods.base import restored, trained_parameters
-from trainer.probe_config import AmpLoss
+from trainer.probe_config import AmpLoss, in_metric_name
 from trainer.probes.risk import risk, risk_and_gradient
 from trainer.trained import TrainedModel
 
@@ -33,5 +33,6 @@ def measure_amp_loss(probe: AmpLoss, trained: TrainedModel) -> Measurement:
             rows.append((risk(model, sample), step.delta_norm.item(), step.clip_fraction.item()))
     names = ("amp_loss", "delta_norm", "clip_fraction")
     arrays = dict(zip(names, np.array(rows).T, strict=True))
-    metrics = {f"probe/amp_loss/{epsilon:g}": row[0] for epsilon, row in zip(probe.radii, rows, strict=True)}
+    named = zip(map(in_metric_name, probe.radii), rows, strict=True)
+    metrics = {f"probe/amp_loss/{epsilon}": row[0] for epsilon, row in named}
     return Measurement(metrics, arrays | {"radii": np.array(probe.radii), "loss": np.array(risk(model, sample))})

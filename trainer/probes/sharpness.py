@@ -11,7 +11,7 @@ import torch
 from trainer.measurement import Measurement
 from trainer.methods.base import global_norm, restored, trained_parameters
 from trainer.methods.sam import TINY
-from trainer.probe_config import Sharpness
+from trainer.probe_config import Sharpness, in_metric_name
 from trainer.probes.risk import risk, risk_and_gradient
 from trainer.trained import TrainedModel
 
@@ -31,6 +31,6 @@ def measure_sharpness(probe: Sharpness, trained: TrainedModel) -> Measurement:
         with restored(theta):
             torch._foreach_add_(theta, ascent, alpha=rho / (norm + TINY))
             rises.append(risk(model, sample) - loss)
-    metrics = {f"probe/sharpness/{rho:g}": rise for rho, rise in zip(probe.radii, rises, strict=True)}
+    metrics = {f"probe/sharpness/{in_metric_name(rho)}": rise for rho, rise in zip(probe.radii, rises, strict=True)}
     arrays = {"radii": probe.radii, "sharpness": rises, "loss": loss, "gradient_norm": norm}
     return Measurement(metrics, {name: np.array(values) for name, values in arrays.items()})
