@@ -202,6 +202,47 @@ def test_the_hessian_of_convolutions_in_either_memory_format(trained: TrainedMod
     assert found.metrics["probe/hessian/largest_eigenvalue"] == pytest.approx(largest, rel=2e-3)
 
 
+def with_activation(trained: TrainedModel, first: nn.Module, second: nn.Module) -> TrainedModel:
+    """The same data with another network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(first, nn.Flatten(), nn.Linear(64, 8), second, nn.Linear(8, 10))
+    return dataclasses.replace(trained, model=model)
+
+
+def test_the_hessian_of_a_network_that_changes_its_input(trained: TrainedModel) -> None:
+    probe = Hessian(examples=SMALL, trace_samples=3)
+    one, other = (with_activation(trained, nn.ReLU(inplace=inplace), nn.ReLU(inplace)) for inplace in (True, False))
+    assert measure(probe, one).metrics == measure(probe, other).metrics
+
+
+class Remembering(nn.Module):
+    """Keeps what cannot be kept while it is differentiated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        assert isinstance(self.largest, Tensor)
+        self.largest.copy_(inputs.max())
+        return inputs
+
+
+@pytest.mark.parametrize(("layer", "why"), [(nn.SiLU(), "silu_backward"), (Remembering(), "in-place")])
+def test_a_network_without_a_second_derivative_is_refused(trained: TrainedModel, layer: nn.Module, why: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"Hessian: torch cannot differentiate this .*{why}.*: leave it out"
+    ) as error:
+        measure(Hessian(examples=SMALL), with_activation(trained, nn.Identity(), layer))
+    assert "\n" not in str(error.value)
+
+
+def test_another_error_of_a_network_is_its_own(trained: TrainedModel) -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        measure(Hessian(examples=SMALL), with_activation(trained, nn.Identity(), nn.Linear(3, 8)))
+
+
 @pytest.fixture
 def hard(exact: TrainedModel) -> TrainedModel:
     """Images of noise, and a network that tells no class from another: no eigenvalue stands out."""

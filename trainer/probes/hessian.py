@@ -6,6 +6,7 @@ The eigenvalue by Lanczos (ARPACK), the trace by Hutchinson's estimator: the mea
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -48,7 +49,9 @@ def measure_hessian(probe: Hessian, trained: TrainedModel) -> Measurement:
     try:
         with _quiet():
             eigenvalue, traces = _largest_eigenvalue(operator, probe), _trace_samples(operator, probe)
-    except NotImplementedError as error:
+    except RuntimeError as error:
+        if not isinstance(error, NotImplementedError) and not re.search("transform|vmap|functorch", str(error)):
+            raise
         why = str(error).splitlines()[0]
         raise ConfigError(f"Hessian: torch cannot differentiate this network twice ({why}): leave it out") from error
     metrics = {"probe/hessian/largest_eigenvalue": eigenvalue, "probe/hessian/trace": float(traces.mean())}
@@ -65,10 +68,17 @@ class _Batches:
         return ((chunk.images, chunk.labels) for chunk in self._sample.chunks())
 
 
+class _Copy(nn.Module):
+    """Of the images: a network that starts with a ReLU in place may not change what it is differentiated at."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.clone()
+
+
 def hessian(model: nn.Module, sample: Sample) -> HessianLinearOperator:
     """H as a linear operator on the flattened trained parameters of ``model``."""
     return HessianLinearOperator(
-        model,
+        nn.Sequential(_Copy(), model),
         nn.CrossEntropyLoss(),
         trained_parameters(model),
         _Batches(sample),
