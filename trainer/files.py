@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+HOST = socket.gethostname().replace(".", "-")[:32]
+"""Who writes: several machines may share a folder, and a process id says nothing on another one."""
+STALE_SECONDS = 24 * 3600.0
+"""Nobody takes as long for one file."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it into place.
 
     A reader, even after a kill at any moment, sees the old file or the new one. Raises OSError and leaves nothing then.
+    What writers of ``path`` that were killed have left beside it is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    _remove_stale(path)
+    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
             write(file)
@@ -26,6 +37,28 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def _remove_stale(path: Path) -> None:
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            found = re.fullmatch(rf"\.{re.escape(path.name)}\.([^.]+)\.([0-9]+)\.[0-9a-f]{{8}}", entry.name)
+            if found:
+                with contextlib.suppress(OSError):  # somebody else was first
+                    dead = found[1] == HOST and not is_alive(int(found[2]))
+                    if dead or time.time() - entry.stat().st_mtime > STALE_SECONDS:
+                        Path(entry.path).unlink()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this machine has a process of that number, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _flush_folder(folder: Path) -> None:

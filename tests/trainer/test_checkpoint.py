@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import resource
 import stat
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +20,7 @@ from hypothesis import strategies as st
 
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.declaration import ConfigError
-from trainer.files import write_atomically
+from trainer.files import HOST, write_atomically
 from trainer.records import EpochRecord
 
 TRIAL, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -185,6 +189,48 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_atomically(path, write)
     assert names(tmp_path) == ([] if existing is None else ["file"])
     assert existing is None or path.read_bytes() == existing
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from trainer.files import write_atomically
+def write(file):
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+write_atomically(Path(sys.argv[1]), write)
+"""
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "file.pt"
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, str(path)], check=False, timeout=60)
+    (left,) = names(tmp_path)
+    assert re.fullmatch(r"\.file\.pt\..*", left)
+    write_atomically(path.with_name("file"), put(b"another"))
+    assert left in names(tmp_path)
+    write_atomically(path, put(b"new"))
+    assert names(tmp_path) == ["file", "file.pt"]
+
+
+@pytest.mark.parametrize(
+    ("host", "pid", "hours", "stays"),
+    [
+        (HOST, os.getpid(), 0, True),
+        (HOST, os.getppid(), 23, True),
+        (HOST, os.getpid(), 25, False),
+        (HOST, 10**30, 0, False),
+        ("another-machine", 10**30, 23, True),
+        ("another-machine", os.getpid(), 25, False),
+    ],
+)
+def test_what_a_live_writer_writes_stays(tmp_path: Path, host: str, pid: int, hours: float, stays: bool) -> None:
+    beside = tmp_path / f".file.{host}.{pid}.0123abcd"
+    beside.touch()
+    os.utime(beside, (time.time() - 3600 * hours,) * 2)
+    write_atomically(tmp_path / "file", put(b"new"))
+    assert beside.exists() == stays
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
