@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,8 +72,10 @@ def _slug(name: str) -> str:
 def _save(figure: Figure, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
-    figure.savefig(files[0])
-    figure.savefig(files[1], metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # long labels: drawn all the same
+        figure.savefig(files[0])
+        figure.savefig(files[1], metadata={"Date": None})
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,8 @@ def report(study: Study, results: Results, reference: str) -> list[Path]:
     """
     frame = load(study, results)
     if not (frame["outcome"] == "finished").any():
-        raise ConfigError(f"{study.name}: no trial is finished in {results.root}: make sweep STUDY={reference}")
+        again = f"make sweep STUDY={shlex.quote(reference)}"
+        raise ConfigError(f"{study.name}: no trial is finished in {results.root}: {again}")
     table = cells_table(study, frame)
     folder = results.report(study.name)
     try:

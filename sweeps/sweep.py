@@ -68,4 +68,4 @@ class Sweep:
         """The variables by which make finds this study, these results and these trials again."""
         elsewhere = self.results.root != Path("results").resolve()
         results = f" RESULTS={shlex.quote(str(self.results.root))}" if elsewhere else ""
-        return f"STUDY={self.reference}{results}{self.selection.as_make()}"
+        return f"STUDY={shlex.quote(self.reference)}{results}{self.selection.as_make()}"

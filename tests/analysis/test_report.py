@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot
+from matplotlib import pyplot, rc_context
 from matplotlib.figure import Figure
 
-from analysis.figures import draw
+from analysis.figures import STYLE, _save, draw
 from analysis.report import report
 from analysis.runs import load
 from analysis.tables import answer, cells_table, notes, text_rows
@@ -153,8 +153,8 @@ def test_report_writes_its_files_and_is_the_same_again(results: Results, capsys:
 
 def test_nothing_finished_is_said(results: Results) -> None:
     trial = replace(recipes.digits_mlp(Erm(), 0), weight_decay=0.5)
-    with pytest.raises(ConfigError, match="no trial is finished"):
-        report(Study(name="empty", question="?", trials=(trial,)), results, "empty")
+    with pytest.raises(ConfigError, match=r"no trial is finished in .*: make sweep STUDY='my studies/empty\.py'$"):
+        report(Study(name="empty", question="?", trials=(trial,)), results, "my studies/empty.py")
 
 
 def test_a_parameter_keeps_its_value_beside_a_metric_of_its_name(frame: pd.DataFrame) -> None:
@@ -167,3 +167,10 @@ def test_brackets_in_a_question_are_letters(results: Results, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert "Does [bold] or [/] matter?" in printed
     assert "[n = 1]" in printed
+
+
+def test_what_leaves_no_room_is_drawn_without_a_warning(tmp_path: Path) -> None:
+    with rc_context(fname=STYLE):
+        figure = Figure(figsize=(1, 1))
+        figure.subplots().set_yticks([0], ["m" * 200])
+        assert all(path.stat().st_size > 1000 for path in _save(figure, tmp_path / "narrow"))

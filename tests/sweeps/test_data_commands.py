@@ -80,6 +80,12 @@ print(sorted({{"ray", "torch", "mlflow"}} & sys.modules.keys()))
     assert done.stderr == f"error: Cifar10: not in {results.data}: fetch it once with `{cure}`\n"
 
 
+def test_what_it_says_to_run_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my studies").mkdir()
+    message = refusal(capsys, "run", study_file(tmp_path / "my studies", "Cifar10()"))
+    assert f"make fetch STUDY='{tmp_path}/my studies/mine.py' RESULTS=" in message
+
+
 def test_run_asks_for_a_folder_of_images(tmp_path: Path, results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     message = refusal(capsys, "run", study_file(tmp_path, FOLDER))
     assert message.startswith(
