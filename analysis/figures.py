@@ -35,21 +35,24 @@ LOG_FROM_RATIO = 4.0  # panels whose seeds span more than this factor are drawn 
 def draw(study: Study, frame: pd.DataFrame, chosen: set[str], folder: Path) -> list[Path]:
     """Draw what the study's cells call for into ``folder``; the files are returned, PNG before SVG.
 
-    Curves over ``method.epsilon`` (paper, Figure 8) where it varies, a figure for each combination of whatever else
-    varies; a row a cell otherwise. chosen: labels of the cells chosen on validation, which are marked.
+    Curves over ``method.epsilon`` (paper, Figure 8), a figure for each combination of the other parameters for which
+    there are several ε; a row a cell where there is no such combination. chosen: labels of the cells chosen on
+    validation, which are marked.
     """
     files: list[Path] = []
+    curves = [(name, part) for name, part in _groups(study, frame) if part["method.epsilon"].nunique() > 1]
     with mpl.rc_context(fname=STYLE):
-        if "method.epsilon" in varying(study):
-            for name, part in _groups(study, frame):
-                files += _save(_sensitivity(study, part, chosen, name), folder / _slug(f"epsilon {name}"))
-        else:
+        for name, part in curves:
+            files += _save(_sensitivity(study, part, chosen, name), folder / _slug(f"epsilon {name}"))
+        if not curves:
             files += _save(_cells(study, frame), folder / "cells")
     return files
 
 
 def _groups(study: Study, frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The AMP trials of each combination of the other varying parameters, with the ERM trials they compare to."""
+    if "method.epsilon" not in frame:
+        return
     others = [name for name in varying(study) if name not in ("method", "method.epsilon")]
     amp = frame[frame["method"] == "Amp"]
     shared = [name for name in others if not name.startswith("method.")]

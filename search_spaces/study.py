@@ -10,6 +10,9 @@ from trainer.config import TrialConfig, identity
 from trainer.declaration import ConfigError, Scalar
 from trainer.probe_config import Probe
 
+KINDS = ("method", "dataset", "model", "augment")
+"""What cells are told apart by first."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
@@ -94,14 +97,30 @@ def _refuse_probes(probes: Iterable[object]) -> None:
 
 
 def varying_params(cells: Iterable[Mapping[str, Scalar]]) -> list[str]:
-    """Names with more than one value among the cells where they mean something, in order of appearance.
+    """Names that tell the cells apart, in order of appearance.
 
-    A parameter of one method means nothing in another's cells; one that was added later and left at its default is
-    absent, but means something in every cell of the same kind.
+    Those with more than one value among the cells where they mean something: a parameter of one method means nothing in
+    another's cells; one that was added later and left at its default is absent, but means something in every cell of
+    the same kind. What follows from others is left out, such as a digest from the data set or epochs that differ only
+    between networks.
     """
     listed = list(cells)
     names = dict.fromkeys(key for params in listed for key in params)
-    return [name for name in names if len(_values(name, listed)) > 1]
+    candidates = [name for name in names if len(_values(name, listed)) > 1]
+    kept: list[str] = []
+    for name in sorted(candidates, key=lambda name: KINDS.index(name) if name in KINDS else len(KINDS)):
+        if not _follows(name, kept, listed):
+            kept.append(name)
+    return [name for name in candidates if name in kept]
+
+
+def _follows(name: str, others: Sequence[str], cells: Sequence[Mapping[str, Scalar]]) -> bool:
+    """Whether cells that agree in ``others`` agree in ``name``."""
+    found: dict[str, set[str]] = {}
+    for params in cells:
+        agreed = repr([params.get(other, "absent") for other in others])
+        found.setdefault(agreed, set()).add(repr(params.get(name, "absent")))
+    return all(len(values) == 1 for values in found.values())
 
 
 def _values(name: str, cells: Sequence[Mapping[str, Scalar]]) -> set[str]:

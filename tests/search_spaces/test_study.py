@@ -82,8 +82,19 @@ def test_varying_are_the_params_with_several_values() -> None:
         {"m": "B", "m.x": [1, 3], "b": 1, "c": 5},
         {"m": "C", "b": 2, "c": 5},
     ]
-    assert varying_params(cells) == ["m", "m.e", "b", "m.x"]
+    assert varying_params(cells) == ["m", "m.e", "m.x"]  # b follows from m
     assert varying_params([]) == []
+
+
+def test_what_follows_from_the_data_set_is_left_out() -> None:
+    cells: list[dict[str, Scalar]] = [
+        {"epochs": epochs, "method": method, "method.rate": rate, "dataset": dataset, "dataset.digest": dataset * 2}
+        for dataset, epochs, rate in (("a", 30, 0.1), ("b", 40, 0.2))
+        for method in ("One", "Other")
+    ]
+    assert varying_params(cells) == ["method", "dataset"]
+    cells.append({**cells[0], "epochs": 40})
+    assert varying_params(cells) == ["epochs", "method", "dataset"]
 
 
 def test_a_field_added_later_tells_cells_apart_though_it_is_absent_at_its_default() -> None:
