@@ -14,7 +14,7 @@ FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep plan probe status report ui fetch digest test lint format types golden bench-trainer clean
+.PHONY: help install studies sweep plan probe status trial deliver gc forget report ui fetch digest test lint format types golden bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -23,6 +23,7 @@ help: ## list the targets
 	@echo "FOLDER, of your own images, each a square of side SIZE where that is given, CHANNELS=1 for grey;"
 	@echo "ONLY='method=Amp seed=0', of the declared trials those; SEEDS=N, the first N seeds of each cell;"
 	@echo "MAX_HOURS, MAX_TRIALS: refuse to train more; YES=1, do not ask about it;"
+	@echo "TRIAL, of trial and forget; DRY_RUN=1, of gc;"
 	@echo "JOBS, trials at a time; DEVICE=cuda, a GPU a trial; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
 
 sweep: .venv/installed ## train what STUDY still lacks, then show its table and draw its figures
@@ -44,6 +45,20 @@ probe: .venv/installed ## measure the probes that STUDY declares of its finished
 
 status: .venv/installed ## show how far STUDY is, and why trials failed
 	@$(RUN) -m sweeps status '$(STUDY)' $(FILTERS)
+
+trial: .venv/installed ## train TRIAL of STUDY in the foreground to watch it fail; nothing of it is kept
+	@[ -n '$(TRIAL)' ] || { echo "error: TRIAL=ID: name the trial, as make status prints it" >&2; exit 2; }
+	@$(RUN) -m sweeps trial '$(TRIAL)' --study '$(STUDY)' $(if $(DEVICE),--device $(DEVICE))
+
+deliver: .venv/installed ## write into MLflow what it lacks of STUDY; without STUDY, of all studies
+	@$(RUN) -m sweeps deliver $(if $(filter file,$(origin STUDY)),,'$(STUDY)')
+
+gc: .venv/installed ## remove weights that no study needs any more; DRY_RUN=1 says what that would free
+	@$(RUN) -m sweeps gc $(if $(DRY_RUN),--dry-run) $(if $(filter %.py,$(STUDY)),'$(STUDY)')
+
+forget: .venv/installed ## remove TRIAL from the ledger, its files and its MLflow run, to train it anew
+	@[ -n '$(TRIAL)' ] || { echo "error: TRIAL=ID: name the trial" >&2; exit 2; }
+	@$(RUN) -m sweeps forget '$(TRIAL)'
 
 report: .venv/installed ## show the table of STUDY again and draw its figures
 	@$(RUN) -m analysis report '$(STUDY)'

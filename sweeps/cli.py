@@ -1,4 +1,4 @@
-"""``python -m sweeps``: fetch the data of a study, plan, run, probe, status and publish it.
+"""``python -m sweeps``: fetch the data of a study, plan, run, probe and publish it, see its failures, keep house.
 
 The command line takes a study and facts of the machine, never a hyper-parameter. Exit codes: 0 all trials finished, 1
 some failed or diverged, 2 bad input, 130 interrupted.
@@ -24,7 +24,7 @@ from sweeps.ledger import OVER, Ledger, LedgerRow
 from sweeps.plan import lines, make_plan
 from sweeps.power import power_lines
 from sweeps.status import status_lines
-from sweeps.sweep import INTERRUPTED, Sweep, code_folder
+from sweeps.sweep import INTERRUPTED, Sweep, code_folder, with_pending
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
 
@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         (_probe, "measure the declared probes of the finished trials"),
         (_status, "show how far a study is, and why trials failed"),
         (_trial, "train one trial in the foreground to watch it; nothing of it is kept"),
+        (_deliver, "write into MLflow what it lacks of a study, or of all"),
+        (_gc, "remove weights that no study needs any more and what killed processes left"),
+        (_forget, "remove one trial: the next run of its study trains it anew"),
         (_publish, "put the study's report into MLflow"),
         (_ui, "browse results in MLflow's own pages, on this machine alone"),
     ):
@@ -87,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--study", metavar="FILE", help="your study's .py file, where a Custom network lies beside it"
             )
+        elif command is _forget:
+            sub.add_argument("trial_id", metavar="TRIAL_ID", help="as status prints it, or a run's tag trial_id")
+        elif command is _deliver:
+            sub.add_argument("study", metavar="STUDY", nargs="?", help="without it, all studies that trained anything")
+        elif command is _gc:
+            text = "your own studies' .py files; of studies that are not named all weights stay"
+            sub.add_argument("studies", metavar="FILE", nargs="*", help=text)
+            sub.add_argument("--dry-run", action="store_true", help="say what would be freed, and free nothing")
         elif command is not _list:
             sub.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
         if command in (_plan, _run, _status):
@@ -170,8 +181,7 @@ def _ledger_there_is() -> Ledger:
 def _rows(study: Study, ledger: Ledger | None) -> dict[str, LedgerRow]:
     """The study's trials, without writing anything: what no ledger has is pending."""
     ids = [trial.trial_id for trial in study.trials]
-    known = ledger.rows(ids) if ledger else {}
-    return {id_: known.get(id_) or LedgerRow(id_, "", study.name, "pending", None, None, None) for id_ in ids}
+    return with_pending(study, ledger.rows(ids) if ledger else {})
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -199,6 +209,32 @@ def _trial(options: argparse.Namespace) -> int:
 
     row, results = _ledger_there_is().find(options.trial_id), Results.here()
     return rerun(row, results, options.device, code_folder(options.study or ""))
+
+
+def _deliver(options: argparse.Namespace) -> int:
+    from sweeps.deliver import deliver, deliver_all
+
+    ledger, results = _ledger_there_is(), Results.here()
+    if options.study is None:
+        return deliver_all(built_in(), ledger, results)
+    study = find(options.study)
+    return deliver(study, _rows(study, ledger), ledger, results)
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from sweeps.housekeeping import collect_garbage
+
+    studies = [*built_in().values(), *map(find, options.studies)]
+    collect_garbage(studies, _ledger_there_is(), Results.here(), options.dry_run)
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from sweeps.housekeeping import forget
+
+    ledger = _ledger_there_is()
+    forget(ledger.find(options.trial_id), ledger, Results.here())
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

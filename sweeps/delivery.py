@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from search_spaces.study import Study
 from sweeps.ledger import Ledger, LedgerRow, State
@@ -19,30 +20,45 @@ from trainer.machine import Results
 from trainer.records import EpochRecord
 
 
-def deliver_missing(study: Study, rows: dict[str, LedgerRow], tracker: Tracker, results: Results) -> list[str]:
-    """Write what the ledger has and MLflow lacks: outcomes of killed drivers, trials other studies trained.
+@dataclass(frozen=True, slots=True)
+class MadeGood:
+    """Ids of trials. written: whose runs are now up to date. gone: finished ones whose records are lost."""
 
-    Returns the ids of finished trials whose records are gone, checkpoint and all.
-    """
+    written: list[str]
+    gone: list[str]
+
+
+def deliver_missing(study: Study, rows: dict[str, LedgerRow], tracker: Tracker, results: Results) -> MadeGood:
+    """Write what the ledger has and MLflow lacks: outcomes of killed drivers, trials other studies trained."""
     states: dict[str, State] = {}
+    made = MadeGood([], [])
     for trial in study.trials:
-        row = rows[trial.trial_id]
+        row, known = rows[trial.trial_id], tracker.has_run(trial)
         if row.study == study.name:
             states[trial.trial_id] = row.state
         elif row.state != "finished":
             states[trial.trial_id] = "pending"  # whatever becomes of it there, it does not run here any more
         elif not tracker.copy(trial, row.study):
             states[trial.trial_id] = "finished"
-    gone: list[str] = []
+        elif not known:
+            made.written.append(trial.trial_id)
     for trial in tracker.stale(states):
         state, cause = states[trial.trial_id], rows[trial.trial_id].cause
         records = _stored_records(trial, results)
         if state == "finished" and not records:
-            gone.append(trial.trial_id)
+            made.gone.append(trial.trial_id)
             state, cause = "pending", "finished, but its records are lost"
         if state in ENDED or tracker.has_run(trial):
             tracker.write(Delivery(trial, state, records, cause))
-    return gone
+            if trial.trial_id not in made.gone:
+                made.written.append(trial.trial_id)
+    return made
+
+
+def lost(trial_id: str, results: Results) -> str:
+    """The line for a finished trial without records."""
+    where = results.checkpoint(trial_id)
+    return f"trial {trial_id} is finished, but its records are neither in MLflow nor in {where}"
 
 
 def _stored_records(trial: TrialConfig, results: Results) -> tuple[EpochRecord, ...]:

@@ -34,6 +34,7 @@ LEASE_SECONDS = 15.0
 """Longer than Ray's workers outlive a killed driver (3 to 6 s), so that a lapsed lease has no trainer any more."""
 
 SCHEMA_VERSION = 1
+CREATION_LOCK = 20210625  # any number that nobody else locks
 CHUNK = 10_000  # ids in one statement: SQLite takes 32,766 variables
 
 _schema = sql.MetaData()
@@ -149,6 +150,8 @@ class Ledger:
 
     def _create(self) -> None:
         with self._engine.begin() as connection:
+            if self._engine.dialect.name == "postgresql":  # whose IF NOT EXISTS fails when two make a table at a time
+                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(CREATION_LOCK)))
             for table in _schema.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
             found = connection.scalar(sql.select(_version.c.version))
@@ -297,6 +300,52 @@ class Ledger:
             nearest = sorted(difflib.get_close_matches(trial_id, known, n=3, cutoff=0.4))
             raise ConfigError(f"no trial {trial_id!r} in the ledger. Nearest: {', '.join(nearest) or 'none'}")
         return row
+
+    def studies(self) -> dict[str, list[LedgerRow]]:
+        """All trials, by the study that trains them, or declared them first."""
+        found: dict[str, list[LedgerRow]] = {}
+        with self._engine.connect() as connection:
+            for row in connection.execute(_select_rows().order_by(_trials.c.study, _trials.c.trial_id)):
+                found.setdefault(row.study, []).append(LedgerRow(*row))
+        return found
+
+    def take(self, trial_id: str, owner: str) -> bool:
+        """Lease a trial of whatever state to have it forgotten; False when somebody has a lease on it.
+
+        Once the lease lapses the trial is one to be trained again.
+        """
+        lapsed_or_none = (_trials.c.state != "leased") | (_trials.c.lease_until < _Now())
+        with self._engine.begin() as connection:
+            free = sql.update(_trials).where(_trials.c.trial_id == trial_id, lapsed_or_none)
+            lease = {"state": "leased", "owner": owner, "lease_until": _Now() + LEASE_SECONDS, "cause": None}
+            taken = connection.execute(free.values(lease)).rowcount == 1
+            if taken:
+                connection.execute(sql.delete(_failures).where(_failures.c.trial_id == trial_id))
+            return taken
+
+    def forget(self, trial_id: str, owner: str) -> bool:
+        """Remove all that is known of a trial on which ``owner`` has a lease; False, and no change, when it lapsed."""
+        with self._engine.begin() as connection:
+            mine = sql.delete(_trials).where(_trials.c.trial_id == trial_id, _is_held_by(owner))
+            held = connection.execute(mine).rowcount == 1
+            if held:
+                connection.execute(sql.delete(_measured).where(_measured.c.trial_id == trial_id))
+                connection.execute(sql.delete(_failures).where(_failures.c.trial_id == trial_id))
+                connection.execute(sql.delete(_runs).where(_runs.c.key == trial_id))
+            return held
+
+    def shown_by(self) -> dict[str, set[str]]:
+        """The keys of each study's MLflow runs, among them the trials that another study has trained."""
+        found: dict[str, set[str]] = {}
+        with self._engine.connect() as connection:
+            for row in connection.execute(sql.select(_runs.c.study, _runs.c.key)):
+                found.setdefault(row.study, set()).add(row.key)
+        return found
+
+    def runs_of(self, key: str) -> list[str]:
+        """Ids of the MLflow runs of a trial or cell, in whatever study."""
+        with self._engine.connect() as connection:
+            return list(connection.scalars(sql.select(_runs.c.run_id).where(_runs.c.key == key)))
 
     def _row(self, connection: sql.Connection, trial_id: str) -> LedgerRow:
         return LedgerRow(*connection.execute(_select_rows().where(_trials.c.trial_id == trial_id)).one())

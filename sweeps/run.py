@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from sweeps.delivery import Courier, deliver_missing
+from sweeps.delivery import Courier, deliver_missing, lost
 from sweeps.ledger import OVER
 from sweeps.probe import measure_probes
 from sweeps.progress import Progress, duration
@@ -67,9 +67,8 @@ def _train(sweep: Sweep, tracker: Tracker, over: int) -> tuple[bool, int]:
 def _bring_up_to_date(sweep: Sweep, tracker: Tracker) -> None:
     try:
         rows = sweep.declared_rows()
-        for trial_id in deliver_missing(sweep.declared, rows, tracker, sweep.results):
-            where = sweep.results.checkpoint(trial_id)
-            print(f"trial {trial_id} is finished, but its records are neither in MLflow nor in {where}")
+        for trial_id in deliver_missing(sweep.declared, rows, tracker, sweep.results).gone:
+            print(lost(trial_id, sweep.results))
         tracker.finish({trial_id: row.state for trial_id, row in rows.items()})
     except UNREACHABLE as error:
         print(f"MLflow is not up to date ({first_line(error)}): the same command goes on once it answers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,12 @@ def code_folder(reference: str) -> Path:
     """Where the modules of the study that a user calls so lie: beside its file, as for a script."""
     own = Path(reference)
     return own.resolve().parent if own.suffix == ".py" else Path.cwd()
+
+
+def with_pending(study: Study, rows: Mapping[str, LedgerRow]) -> dict[str, LedgerRow]:
+    """The study's trials; what no ledger has is pending."""
+    ids = [trial.trial_id for trial in study.trials]
+    return {id_: rows.get(id_) or LedgerRow(id_, "", study.name, "pending", None, None, None) for id_ in ids}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from trainer.records import EpochRecord
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """State after the epoch of the last record.
+    """State after the epoch of the last record; empty where a trial that is over keeps its records alone.
 
     diverged: the reason when the epoch after that did not end well; the state is then of no further use.
     """

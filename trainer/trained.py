@@ -68,8 +68,8 @@ class TrainedModel:
 def load_trained(trial: TrialConfig, machine: Machine, checkpoint: Path | str) -> TrainedModel:
     """The network of ``trial`` after its last epoch, from the file ``checkpoint``.
 
-    Raises ConfigError, one line, when there is no such file, when it is of another trial or of an earlier epoch, or
-    when the data are not those that the trial declares.
+    Raises ConfigError, one line, when there is no such file, when it is of another trial or of an earlier epoch, has
+    no weights any more, or when the data are not those that the trial declares.
     """
     if trial.revision != REVISION:
         raise ConfigError(f"TrialConfig.revision = {trial.revision}: this code measures revision {REVISION}")
@@ -82,6 +82,10 @@ def load_trained(trial: TrialConfig, machine: Machine, checkpoint: Path | str) -
     if len(stored.records) < trial.epochs:
         ended = "diverged" if stored.diverged is not None else f"{len(stored.records)} of {trial.epochs} epochs"
         raise ConfigError(f"{checkpoint}: trial {trial.trial_id} is not finished ({ended}): train it first")
+    if not stored.state:
+        raise ConfigError(
+            f"{checkpoint}: gc has removed the weights of trial {trial.trial_id}: forget it, train it again"
+        )
     data = load(trial, machine)
     model = initial_model(replace(trial, precision="float32"), machine, data)
     load_network(model, stored.state)

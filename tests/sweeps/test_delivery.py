@@ -162,7 +162,7 @@ def missing(desk: Desk, study: Study = STUDY) -> list[str]:
     """What the next driver of the study does; the ids it cannot deliver."""
     tracker = desk.tracker(study)
     rows = desk.ledger.rows([trial.trial_id for trial in study.trials])
-    return deliver_missing(study, rows, tracker, desk.results)
+    return deliver_missing(study, rows, tracker, desk.results).gone
 
 
 def statuses(desk: Desk, study: str = "toy") -> dict[str, str]:

@@ -388,3 +388,58 @@ def test_a_password_is_never_shown(driver: str) -> None:
     message = refusal(f"postgresql+{driver}://user:hunter2@127.0.0.1:9/ledger")
     assert "hunter2" not in message
     assert "127.0.0.1:9" in message
+
+
+def test_all_trials_by_the_study_that_trains_them(ledger: Ledger) -> None:
+    more = make_trial(seed=99)
+    ledger.declare("later", (*TRIALS, more))
+    settled(ledger, IDS[0], "finished")
+    assert ledger.lease(IDS[1:2], A, "later")
+    found = ledger.studies()
+    assert {study: {row.trial_id for row in rows} for study, rows in found.items()} == {
+        "toy": {IDS[0], *IDS[2:]},
+        "later": {IDS[1], more.trial_id},
+    }
+    assert {row.trial_id: row for rows in found.values() for row in rows} == ledger.rows([*IDS, more.trial_id])
+
+
+def test_runs_are_found_by_study_and_by_trial(ledger: Ledger) -> None:
+    for study, key, run in (("toy", "a", "1"), ("toy", "b", "2"), ("later", "a", "3")):
+        ledger.claim_run(study, key, run)
+    assert ledger.shown_by() == {"toy": {"a", "b"}, "later": {"a"}}
+    assert sorted(ledger.runs_of("a")) == ["1", "3"]
+    assert ledger.runs_of("c") == []
+
+
+@pytest.mark.parametrize("state", ["pending", "finished", "diverged", "failed"])
+def test_what_nobody_trains_can_be_taken_and_forgotten(ledger: Ledger, state: State) -> None:
+    settled(ledger, IDS[0], state)
+    ledger.claim_run("toy", IDS[0], "run")
+    ledger.claim_run("toy", IDS[1], "other")
+    assert not ledger.forget(IDS[0], A)
+    assert ledger.take(IDS[0], A)
+    assert take_any(ledger, IDS[:1], B) is None
+    assert not ledger.forget(IDS[0], B)
+    assert ledger.forget(IDS[0], A)
+    assert set(ledger.rows(IDS)) == set(IDS[1:])
+    assert ledger.run_ids("toy") == {IDS[1]: "other"}
+    ledger.declare("toy", TRIALS)
+    assert states(ledger) == ["pending"] * 4
+
+
+def test_what_somebody_trains_cannot_be_taken(ledger: Ledger) -> None:
+    row = take(ledger, IDS[0])
+    assert not ledger.take(IDS[0], B)
+    assert ledger.rows(IDS)[IDS[0]] == row
+    with lapsing():
+        take(ledger, IDS[1])
+    assert ledger.take(IDS[1], B)
+
+
+def test_what_was_taken_and_not_forgotten_is_trained_again(ledger: Ledger) -> None:
+    take(ledger, IDS[0])
+    assert ledger.settle(IDS[0], A, "failed", "because", failure="bug")
+    with lapsing():
+        assert ledger.take(IDS[0], B)
+    assert not ledger.forget(IDS[0], B)
+    assert take(ledger, IDS[0]).failure is None

@@ -1,0 +1,153 @@
+"""``deliver``: MLflow brought up to date by a process that trains nothing, of one study or of all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sql
+from mlflow.exceptions import MlflowException
+
+from search_spaces.study import Study
+from sweeps.cli import main
+from sweeps.deliver import deliver, deliver_all
+from sweeps.sweep import with_pending
+from sweeps.tracking import Tracker
+from tests.sweeps.conftest import Desk, make_records, make_study, make_trial
+from trainer.config import TrialConfig
+from trainer.declaration import ConfigError
+from trainer.machine import RESULTS_VARIABLE, TRACKING_VARIABLE
+
+STUDY = make_study()
+FIRST, SECOND, *_ = STUDY.trials
+RECORDS = make_records()
+OWN = Study(name="own", question="And mine?", trials=[make_trial(seed=9), make_trial(seed=8)])
+
+
+def undelivered(desk: Desk, study: Study, *trials: TrialConfig) -> None:
+    for trial in trials:
+        desk.settle(study, trial, "finished")
+        desk.save(trial, RECORDS)
+
+
+def bring(desk: Desk, study: Study = STUDY) -> int:
+    known = desk.ledger.rows([trial.trial_id for trial in study.trials])
+    return deliver(study, with_pending(study, known), desk.ledger, desk.results)
+
+
+def shown(desk: Desk, study: str) -> dict[str, str]:
+    return {run.data.tags["key"]: run.info.status for run in desk.runs(study) if run.data.tags["kind"] == "trial"}
+
+
+def test_it_is_complete_in_order_and_closes_the_cells(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    undelivered(desk, STUDY, *STUDY.trials)
+    assert bring(desk) == 0
+    assert capsys.readouterr().out == "toy: 4 trials delivered\n"
+    for trial in STUDY.trials:
+        run = desk.run("toy", trial.trial_id)
+        expected = [(record.epoch, record.timestamp, record.metrics["val/nll"]) for record in RECORDS]
+        assert (run.info.status, desk.history(run, "val/nll")) == ("FINISHED", expected)
+    assert {run.info.status for run in desk.runs("toy")} == {"FINISHED"}
+
+
+def test_again_it_changes_nothing(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    undelivered(desk, STUDY, FIRST)
+    bring(desk)
+    before = [run.to_dictionary() for run in desk.runs("toy")]
+    capsys.readouterr()
+    assert bring(desk) == 0
+    assert capsys.readouterr().out == "toy: all that was trained is in MLflow already\n"
+    assert [run.to_dictionary() for run in desk.runs("toy")] == before
+    assert desk.run("toy", "summary").info.status == "SCHEDULED"
+
+
+def test_a_copy_counts_once(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    later = Study(name="later", question="?", trials=[FIRST])
+    undelivered(desk, STUDY, FIRST)
+    bring(desk)
+    for _ in range(2):
+        bring(desk, later)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "later: 1 trials delivered",
+        "later: all that was trained is in MLflow already",
+    ]
+
+
+def test_lost_records_are_named(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.settle(STUDY, FIRST, "finished")
+    assert bring(desk) == 1
+    assert FIRST.trial_id in capsys.readouterr().out
+
+
+def test_without_a_name_all_studies_are_delivered(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    undelivered(desk, STUDY, FIRST, SECOND)
+    undelivered(desk, OWN, OWN.trials[0])
+    desk.ledger.declare("planned", [make_trial(seed=77)])
+    assert deliver_all({"toy": STUDY}, desk.ledger, desk.results) == 0
+    assert capsys.readouterr().out.splitlines() == ["own: 1 trials delivered", "toy: 2 trials delivered"]
+    assert shown(desk, "toy") == {FIRST.trial_id: "FINISHED", SECOND.trial_id: "FINISHED"}
+    assert shown(desk, "own") == {OWN.trials[0].trial_id: "FINISHED"}
+    assert desk.client.get_experiment_by_name("planned") is None
+    assert bring(desk, OWN) == 0  # the file itself finds what was made without it
+    assert len({run.data.tags["key"] for run in desk.runs("own")}) == len(desk.runs("own"))
+
+
+def test_with_nothing_trained_it_says_so(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.ledger.declare("toy", STUDY.trials)
+    assert deliver_all({"toy": STUDY}, desk.ledger, desk.results) == 0
+    assert capsys.readouterr().out == "Nothing was trained yet\n"
+
+
+def test_trials_of_another_version_do_not_keep_the_others(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    undelivered(desk, OWN, OWN.trials[0])
+    undelivered(desk, STUDY, FIRST)
+    params = json.dumps(OWN.trials[0].params() | {"method": "Unheard"})
+    engine = sql.create_engine(desk.results.ledger_url)
+    with engine.begin() as connection:
+        changed = sql.text("UPDATE trials SET params = :params WHERE trial_id = :id")
+        connection.execute(changed, {"params": params, "id": OWN.trials[0].trial_id})
+    engine.dispose()
+    assert deliver_all({"toy": STUDY}, desk.ledger, desk.results) == 1
+    left, done = capsys.readouterr().out.splitlines()
+    assert left.startswith("own: left out: method = 'Unheard'")
+    assert done == "toy: 1 trials delivered"
+
+
+def test_an_outage_in_the_midst_is_one_line_and_made_good(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    undelivered(desk, STUDY, *STUDY.trials)
+    write = Tracker.write
+    written: list[object] = []
+
+    def fails(self: Tracker, delivery: object) -> None:
+        if len(written) == 2:
+            raise MlflowException("503\nagain")
+        written.append(delivery)
+        write(self, delivery)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "write", fails)
+        with pytest.raises(ConfigError, match=f"^{TRACKING_VARIABLE}.*stopped: 503$"):
+            bring(desk)
+    assert bring(desk) == 0
+    assert set(shown(desk, "toy").values()) == {"FINISHED"}
+    for trial in STUDY.trials:
+        assert [step for step, _, _ in desk.history(desk.run("toy", trial.trial_id), "val/nll")] == [1, 2, 3]
+
+
+def test_the_command(desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(RESULTS_VARIABLE, str(desk.results.root))
+    undelivered(desk, OWN, OWN.trials[0])
+    assert main(["deliver"]) == 0
+    assert capsys.readouterr().out == "own: 1 trials delivered\n"
+    assert main(["deliver", "fig8-digits"]) == 0
+    assert "fig8-digits: all that was trained is in MLflow already" in capsys.readouterr().out
+
+
+def test_without_results_it_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(RESULTS_VARIABLE, str(tmp_path / "nowhere"))
+    assert main(["deliver"]) == 2
+    assert "no ledger in" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
