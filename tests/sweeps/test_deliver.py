@@ -151,3 +151,12 @@ def test_without_results_it_is_one_line(
     assert main(["deliver"]) == 2
     assert "no ledger in" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_only_its_file_can_say_that_a_study_of_ones_own_is_over(desk: Desk) -> None:
+    undelivered(desk, OWN, *OWN.trials)
+    assert deliver_all({}, desk.ledger, desk.results) == 0
+    assert set(shown(desk, "own").values()) == {"FINISHED"}
+    assert desk.run("own", "summary").info.status == "SCHEDULED"
+    bring(desk, OWN)
+    assert desk.run("own", "summary").info.status == "FINISHED"
