@@ -326,7 +326,7 @@ def one_class(folder: Path) -> None:
 
 
 def another_size(folder: Path) -> None:
-    save(folder / "dog" / "03.png", 0, height=8, width=9)
+    save(folder / "dog" / "03.png", 0, height=3, width=9)
 
 
 def first_of_another_size(folder: Path) -> None:
@@ -376,7 +376,7 @@ def within(folder: Path, part: str) -> None:
         (no_image, r"dog/notes\.txt: not an image"),
         (empty_class, "fox: no image in it"),
         (one_class, "mine: folders of 1 classes: must be of 2 or more"),
-        (another_size, r"sizes, 5 × 6 pixels \(.*cat/00\.png\) and 9 × 8 \(.*dog/03\.png\): --size 5"),
+        (another_size, r"sizes, 5 × 6 pixels \(.*cat/00\.png\) and 9 × 3 \(.*dog/03\.png\): --size 3"),
         (first_of_another_size, r"sizes, 9 × 4 pixels \(.*cat/00\.png\) and 5 × 6 \(.*cat/01\.png\): --size 4"),
         (pipe, r"cat/pipe\.png: not a file: move it away"),
         (link_to_nothing, r"cat/link\.png: not a file"),
