@@ -41,12 +41,14 @@ class Study:
 
     name: names the MLflow experiment and the report's folder. question: one sentence, shown with the results.
     probes: what is measured of each finished trial, at most one of a kind; no part of a trial's identity.
+    at_once: at most so many trials at a time, where their times are the question; None for what the machine allows.
     """
 
     name: str
     question: str
     trials: Sequence[TrialConfig]
     probes: Sequence[Probe] = ()
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trials", tuple(self.trials))
@@ -55,6 +57,8 @@ class Study:
             raise ConfigError(f"Study.name = {self.name!r}: must be lower-case letters, digits and '-', at most 64")
         if not self.trials or not all(isinstance(trial, TrialConfig) for trial in self.trials):
             raise ConfigError(f"Study.trials of {self.name!r}: must be one TrialConfig or more")
+        if self.at_once is not None and (not isinstance(self.at_once, int) or self.at_once < 1):
+            raise ConfigError(f"Study.at_once = {self.at_once!r}: must be a whole number >= 1, or None")
         _refuse_twins(self.trials)
         _refuse_probes(self.probes)
 

@@ -184,10 +184,15 @@ def _rows(study: Study, ledger: Ledger | None) -> dict[str, LedgerRow]:
     return with_pending(study, ledger.rows(ids) if ledger else {})
 
 
+def _jobs(options: argparse.Namespace, study: Study) -> int:
+    """Trials at a time: as the user says, or fewer where the study's question needs that."""
+    return min(int(options.jobs), study.at_once or int(options.jobs))
+
+
 def _plan(options: argparse.Namespace) -> int:
     declared = find(options.study)
     study, ledger = _selection(options).of(declared), _existing_ledger()
-    plan = make_plan(study, _rows(study, ledger), ledger, options.jobs, options.device)
+    plan = make_plan(study, _rows(study, ledger), ledger, _jobs(options, declared), options.device)
     known = ledger.measured([trial.trial_id for trial in declared.trials]) if ledger else {}
     print("\n".join([*lines(plan), *power_lines(declared, study, known)]))
     return 0
@@ -241,10 +246,11 @@ def _run(options: argparse.Namespace) -> int:
     declared, selection = find(options.study), _selection(options)
     study = selection.of(declared)
     results, ledger = _open(declared)
-    sweep = Sweep(declared, options.study, results, ledger, options.jobs, options.device, selection)
+    jobs = _jobs(options, declared)
+    sweep = Sweep(declared, options.study, results, ledger, jobs, options.device, selection)
     rows = sweep.rows()
     require_data([trial for trial in study.trials if rows[trial.trial_id].state not in OVER], results.data, sweep.named)
-    plan = make_plan(study, rows, ledger, options.jobs, options.device)
+    plan = make_plan(study, rows, ledger, jobs, options.device)
     if not Budget(options.yes, options.max_hours, options.max_trials).approve(plan):
         print("Nothing was trained")
         return INTERRUPTED

@@ -42,11 +42,13 @@ STUDIES = (
         question="How much longer than with ERM does an epoch take with AMP and one inner step, one trial at a time"
         " (1.8 times in §5.5)?",
         trials=tuple(_cost()),
+        at_once=1,
     ),
     Study(
         name="cost-small",
         question="How much longer than with ERM does an epoch take with AMP and one inner step for a small network on"
         " this machine, one trial at a time?",
         trials=tuple(_cost_small()),
+        at_once=1,
     ),
 )

@@ -74,6 +74,12 @@ def test_labels_differ_wherever_cells_do(changes: dict[str, Any]) -> None:
     assert first.label != second.label
 
 
+@pytest.mark.parametrize("at_once", [0, -1, 1.5, "2"])
+def test_trials_at_once_are_one_or_more(at_once: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Study.at_once = .*: must be a whole number >= 1"):
+        Study(name="a", question="?", trials=[make_trial(Erm(), 0)], at_once=at_once)
+
+
 def test_varying_are_the_params_with_several_values() -> None:
     cells: list[dict[str, Scalar]] = [
         {"m": "A", "m.e": 1, "m.n": 2, "b": 1, "c": 5},

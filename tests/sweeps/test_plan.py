@@ -588,3 +588,10 @@ def test_gpus_limit_what_runs_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(hardware_module, "NVIDIA", tmp_path)
     assert hardware_module.gpus() == ["NVIDIA Made-up 9"] * 2
     assert (hardware_module.at_a_time(16, "cuda"), hardware_module.at_a_time(16, "cpu")) == (2, 16)
+
+
+def test_a_study_about_times_trains_one_trial_at_a_time(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "cost-small", "--jobs", "2"]) == 0
+    assert "one at a time" in capsys.readouterr().out
+    assert main(["plan", "zeta-small", "--jobs", "2"]) == 0
+    assert "2 at a time" in capsys.readouterr().out
