@@ -61,8 +61,8 @@ def load_part(dataset: Dataset, part: Literal["train", "test"], data_dir: Path) 
 
 
 def _require_every_class(trial: TrialConfig, train: Subset) -> None:
-    found = torch.bincount(train.labels, minlength=classes(trial.dataset))
-    if missing := (found == 0).nonzero().flatten().tolist():
+    """Raise ConfigError for a class that the data have and a split has left without an image to train on."""
+    if missing := sorted({*train.stored.labels.tolist()} - {*train.labels.tolist()}):
         raise ConfigError(
             f"{type(trial.dataset).__name__}: class {missing[0]} has no image among the {len(train)} that are trained"
             " on: hold out less (validation, or the data set's test), or have more images of this class"
