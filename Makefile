@@ -65,7 +65,7 @@ report: .venv/installed ## show the table of STUDY again and draw its figures
 	@$(RUN) -m sweeps publish '$(STUDY)'
 
 fetch: .venv/installed ## bring the data of STUDY here: downloads what is to be downloaded
-	@$(RUN) -m sweeps fetch '$(STUDY)'
+	@$(RUN) -m sweeps fetch '$(STUDY)' $(FILTERS)
 
 digest: .venv/installed ## read your own images in FOLDER and print the line that declares them
 	@[ -n '$(FOLDER)' ] || { echo "error: FOLDER=PATH: name the folder of your images" >&2; exit 2; }
@@ -91,7 +91,7 @@ types: .venv/installed-test ## check types
 golden: .venv/installed ## write the studies' golden files anew, for a diff to show what changed
 	@$(RUN) -m search_spaces.golden tests/golden
 
-bench-trainer: .venv/installed ## print what an AMP step costs, as a ratio to an ERM step
+bench-trainer: .venv/installed ## print what loading, an AMP step and a whole trial cost, as ratios, in three minutes
 	@$(RUN) -m benchmarks.trainer
 
 install: .venv/installed ## make .venv with the pinned packages; the other targets do this by themselves

@@ -52,12 +52,14 @@ def paired_differences(frame: pd.DataFrame, params: Sequence[str], metric: str) 
 def best_on_validation(frame: pd.DataFrame, params: Sequence[str], metric: str = "val/nll") -> list[str]:
     """In each block the cell with the lowest mean validation metric at the last epoch, ERM aside.
 
-    Only cells of which every seed finished can be chosen; a block without a validation split has no choice.
+    Only cells of which every seed finished can be chosen; a block without a validation split has no choice, nor has one
+    with a single cell beside ERM's.
     """
     methods = frame[frame["method"] != BASELINE]
     if metric not in frame or methods.empty:
         return []
     keys = block_params(params)
     means = methods.groupby([*keys, "cell"], dropna=False, sort=False)[metric].agg(lambda x: x.mean(skipna=False))
-    rising = means.dropna().reset_index().sort_values(metric, kind="stable")
+    several = means[means.groupby(keys, dropna=False).transform("size") > 1]
+    rising = several.dropna().reset_index().sort_values(metric, kind="stable")
     return [str(cell) for cell in rising.drop_duplicates(keys)["cell"]]

@@ -164,7 +164,7 @@ def answer(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     """What was chosen on validation, against ERM in the headline metric, with its uncertainty: a sentence a block."""
     chosen = table[table["chosen_on_validation"]]
     if chosen.empty:
-        return "Nothing is chosen: no cell has a validation split and all its seeds."
+        return "Nothing is chosen: that takes two cells beside ERM that have a validation split and all their seeds."
     return "\n".join(_sentence(row, headline(frame)) for _, row in chosen.iterrows())
 
 

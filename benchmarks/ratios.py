@@ -13,7 +13,7 @@ from trainer.data.splits import Examples
 
 
 class Ratio(NamedTuple):
-    """Quartiles over rounds. asked: the bound that the project sets itself, as text; empty for none."""
+    """Quartiles over rounds. asked: the bound that the project sets itself, ``>= 15`` say; empty for none."""
 
     name: str
     q1: float
@@ -23,9 +23,17 @@ class Ratio(NamedTuple):
     asked: str = ""
 
     def __str__(self) -> str:
-        asked = f"  asked for: {self.asked}" if self.asked else ""
+        verdict = "" if self.held is None else f"  asked for: {self.asked}{'' if self.held else ': MISSED'}"
         spread = f"[{self.q1:.2f}, {self.q3:.2f}]"
-        return f"{self.name:52} {self.median:7.2f}  {spread:16} {self.rounds:3} rounds{asked}"
+        return f"{self.name:52} {self.median:7.2f}  {spread:16} {self.rounds:3} rounds{verdict}"
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the median keeps the bound; None without one."""
+        if not self.asked:
+            return None
+        sign, bound = self.asked.split()
+        return self.median >= float(bound) if sign == ">=" else self.median <= float(bound)
 
 
 def ratio(name: str, pairs: Sequence[tuple[float, float]], asked: str = "") -> Ratio:

@@ -35,12 +35,17 @@ class Budget:
         much = f"{plan.study.name}: {' and '.join(reasons)}"
         if not sys.stdin.isatty():
             raise ConfigError(f"{much}: to train it all the same, {ALLOW}")
-        print(f"{plan.study.name}: {plan.counts()}\nTime: {plan.time()}; {plan.hours()} in all\nDisk: {plan.disk()}")
+        print(f"{plan.study.name}: {plan.counts()}\nTime: {plan.time()}; {plan.hours()}\nDisk: {plan.disk()}")
         return _says_yes(f"That is {' and '.join(reasons)}. Train? [y/N] ")
 
     def _refuse_excess(self, plan: Plan) -> None:
         if self.max_trials is not None and len(plan.estimates) > self.max_trials:
             raise ConfigError(f"--max-trials {self.max_trials}: {plan.study.name} has {len(plan.estimates)} to train")
+        if self.max_hours is not None and plan.unknown:
+            raise ConfigError(
+                f"--max-hours {self.max_hours:g}: the time of {plan.unknown} trials of {plan.study.name} is not known"
+                " before one of their kind is finished: train one first (--seeds 1 and --only), or limit --max-trials"
+            )
         if self.max_hours is not None and plan.device_hours > self.max_hours:
             raise ConfigError(
                 f"--max-hours {self.max_hours:g}: {plan.study.name} needs {plan.hours()} ({plan.basis()})"

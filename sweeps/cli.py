@@ -10,7 +10,8 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -61,54 +62,74 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sweeps", description="Declared studies, each trial trained once.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command, text in (
-        (_list, "list the built-in studies"),
-        (_plan, "show a study's cells, how much of it is finished, and what the rest will take"),
-        (_fetch, "bring a study's data into the data folder: downloads what is to be downloaded"),
-        (_digest, "read a folder of your own images and print the line by which a study declares them"),
-        (_run, "train what is not finished yet, then measure the probes that the study declares"),
-        (_probe, "measure the declared probes of the finished trials"),
-        (_status, "show how far a study is, and why trials failed"),
-        (_trial, "train one trial in the foreground to watch it; nothing of it is kept"),
-        (_deliver, "write into MLflow what it lacks of a study, or of all"),
-        (_gc, "remove weights that no study needs any more and what killed processes left"),
-        (_forget, "remove one trial: the next run of its study trains it anew"),
-        (_publish, "put the study's report into MLflow"),
-        (_ui, "browse results in MLflow's own pages, on this machine alone"),
-    ):
+    for command, text, *parts in _commands():
         # No abbreviations: --seed would be --seeds.
         sub = commands.add_parser(command.__name__.strip("_"), help=text, description=text, allow_abbrev=False)
         sub.set_defaults(command=command)
-        if command is _ui:
-            sub.add_argument("--port", type=_port, default=5000, help="default: %(default)s")
-        elif command is _digest:
-            sub.add_argument("folder", metavar="PATH", help="with train/ and test/, or with a folder a class")
-            sub.add_argument("--size", type=_positive, help="side of a square that images are resized and cropped to")
-            sub.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey (default: %(default)s)")
-        elif command is _trial:
-            sub.add_argument("trial_id", metavar="TRIAL_ID", help="as status prints it")
-            sub.add_argument(
-                "--study", metavar="FILE", help="your study's .py file, where a Custom network lies beside it"
-            )
-        elif command is _forget:
-            sub.add_argument("trial_id", metavar="TRIAL_ID", help="as status prints it, or a run's tag trial_id")
-        elif command is _deliver:
-            sub.add_argument("study", metavar="STUDY", nargs="?", help="without it, all studies that trained anything")
-        elif command is _gc:
-            text = "your own studies' .py files; of studies that are not named all weights stay"
-            sub.add_argument("studies", metavar="FILE", nargs="*", help=text)
-            sub.add_argument("--dry-run", action="store_true", help="say what would be freed, and free nothing")
-        elif command is not _list:
-            sub.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
-        if command in (_plan, _run, _status):
-            _add_filters(sub)
-        if command is _run:
-            _add_budget(sub)
-        if command in (_plan, _run, _probe):
-            sub.add_argument("--jobs", type=_positive, default=cores(), help="trials at a time (default: %(default)s)")
-        if command in (_plan, _run, _probe, _trial):
-            sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+        for add in parts:
+            add(sub)
     return parser
+
+
+def _commands() -> Iterator[tuple[Any, ...]]:
+    """What does it, what it says of itself, and what adds its arguments."""
+    yield _list, "list the built-in studies"
+    text = "show a study's cells, how much of it is finished, and what the rest will take"
+    yield _plan, text, _add_study, _add_filters, _add_jobs, _add_device
+    yield _fetch, "bring a study's data into the data folder, from the network where need be", _add_study, _add_filters
+    yield _digest, "read a folder of your own images and print the line by which a study declares them", _add_images
+    text = "train what is not finished yet, then measure the probes that the study declares"
+    yield _run, text, _add_study, _add_filters, _add_budget, _add_jobs, _add_device
+    yield _probe, "measure the declared probes of the finished trials", _add_study, _add_jobs, _add_device
+    yield _status, "show how far a study is, and why trials failed", _add_study, _add_filters
+    text = "train one trial in the foreground to watch it; nothing of it is kept"
+    yield _trial, text, _add_trial, _add_code, _add_device
+    yield _deliver, "write into MLflow what it lacks of a study, or of all", _add_any_study
+    yield _gc, "remove weights that no study needs any more and what killed processes left", _add_files
+    yield _forget, "remove one trial: the next run of its study trains it anew", _add_trial
+    yield _publish, "put the study's report into MLflow", _add_study
+    yield _ui, "browse results in MLflow's own pages, on this machine alone", _add_port
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
+
+
+def _add_any_study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="without it, all studies that trained anything")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    text = "your own studies' .py files; of studies that are not named all weights stay"
+    parser.add_argument("studies", metavar="FILE", nargs="*", help=text)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be freed, and free nothing")
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="PATH", help="with train/ and test/, or with a folder a class")
+    parser.add_argument("--size", type=_positive, help="side of a square that images are resized and cropped to")
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey (default: %(default)s)")
+
+
+def _add_trial(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trial_id", metavar="TRIAL_ID", help="as status prints it, or a run's tag trial_id")
+
+
+def _add_code(parser: argparse.ArgumentParser) -> None:
+    text = "your study's .py file, where a Custom network lies beside it"
+    parser.add_argument("--study", metavar="FILE", help=text)
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=_positive, default=cores(), help="trials at a time (default: %(default)s)")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+
+
+def _add_port(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=_port, default=5000, help="default: %(default)s")
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -257,11 +278,11 @@ def _run(options: argparse.Namespace) -> int:
 
     from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
 
-    return run(sweep, expected=plan.time())
+    return run(sweep, expected=plan.time() if plan.seconds else "time not known yet")
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    fetch(find(options.study), Results.here().data)
+    fetch(_selection(options).of(find(options.study)), Results.here().data)
     return 0
 
 

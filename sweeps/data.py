@@ -84,4 +84,6 @@ def take_in(path: str, size: int | None, channels: int, data_dir: Path) -> None:
     print(f"{counts.replace(' all', '')} images {shape} of {len(found.classes)} classes: {names}")
     files = ", ".join(file.name for file in paths)
     print(printable(f"stored as {files} in {data_dir}; a study declares them so:") + "\n")
+    names = "Holdout, ImageFolder" if found.declaration.test else "ImageFolder"
+    print(f"from trainer.config import {names}\n")
     print("dataset=" + repr(found.declaration).replace(", test=None", "").replace("'", '"'))

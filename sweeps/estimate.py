@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -17,16 +17,10 @@ from sweeps.network_cost import NetworkCost, network_cost
 from trainer.config import (
     AdversarialTraining,
     Amp,
-    Cifar10,
-    Cifar100,
-    Dataset,
-    Digits,
     ImageFolder,
     Method,
-    Mnist5k,
     Rmp,
     Sam,
-    Svhn,
     TrialConfig,
     TwoSpirals,
     identity,
@@ -46,19 +40,6 @@ POWER, LEVEL = 0.8, 0.05
 
 NOT_COSTLY = {"seed", "epochs", "lr", "lr_milestones", "lr_decay", "momentum", "momentum_form", "weight_decay"}
 NOT_COSTLY |= {"revision", "validation.seed"}
-_EXAMPLES: Mapping[type[Dataset], tuple[int, int]] = {
-    Mnist5k: (2000, 3000),
-    Digits: (600, 1197),
-    Cifar10: (50_000, 10_000),
-    Cifar100: (50_000, 10_000),
-    Svhn: (73_257, 26_032),
-}
-_SHAPES: Mapping[type[Dataset], tuple[int, int, int]] = {
-    Mnist5k: (1, 28, 28),
-    Digits: (1, 8, 8),
-    TwoSpirals: (2, 1, 1),
-    **dict.fromkeys((Cifar10, Cifar100, Svhn), (3, 32, 32)),
-}
 
 Source = Literal["measured", "scaled", "FLOPs", "unknown"]
 """Where a trial's time is from. ``scaled``: measured with another method, times the number of passes."""
@@ -153,8 +134,9 @@ class Known:
 
 def cost_of(trial: TrialConfig) -> NetworkCost | None:
     """Of the trial's network on its data; None for a user's own network or images."""
-    shape = _SHAPES.get(type(trial.dataset))
-    return network_cost(trial.model, shape, classes(trial.dataset)) if shape else None
+    if isinstance(trial.dataset, ImageFolder):
+        return None
+    return network_cost(trial.model, trial.dataset.shape, classes(trial.dataset))
 
 
 def examples(trial: TrialConfig) -> tuple[float, float] | None:
@@ -165,7 +147,7 @@ def examples(trial: TrialConfig) -> tuple[float, float] | None:
     if isinstance(dataset, TwoSpirals):
         train, test = 2 * dataset.train_size, 2 * dataset.test_size
     else:
-        train, test = _EXAMPLES[type(dataset)]
+        train, test = dataset.sizes
     held_out = train * trial.validation.fraction if trial.validation else 0.0
     return train - held_out, held_out + (test if "test" in trial.evaluate else 0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -18,14 +17,13 @@ from typing import TYPE_CHECKING
 from search_spaces.study import Study
 from sweeps.ledger import OVER, Ledger, LedgerRow
 from trainer.declaration import ConfigError
+from trainer.files import TEMPORARY
 from trainer.machine import Results
 from trainer.measurement import load_measurement
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-LEFTOVER = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")
-"""Names of the files that ``trainer.files.write_atomically`` writes before it renames them."""
 LEFTOVER_SECONDS = 3600.0
 """What is written takes seconds; older than this nobody is at it any more."""
 
@@ -99,7 +97,7 @@ def _leftovers(results: Results) -> Iterator[Path]:
     for folder in (results.checkpoint("any").parent, results.data, results.root / "probes"):
         for file in folder.rglob(".*"):
             with contextlib.suppress(FileNotFoundError):  # renamed just now
-                if LEFTOVER.fullmatch(file.name) and time.time() - file.stat().st_mtime > LEFTOVER_SECONDS:
+                if TEMPORARY.fullmatch(file.name) and time.time() - file.stat().st_mtime > LEFTOVER_SECONDS:
                     yield file
 
 

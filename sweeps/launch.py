@@ -31,6 +31,7 @@ from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import Delivery
 from trainer.declaration import ConfigError
+from trainer.files import is_alive
 from trainer.machine import Machine
 from trainer.records import EpochRecord
 
@@ -349,16 +350,6 @@ def _private_folder() -> Path:
     short = Path(SHORT_FOLDER if Path(SHORT_FOLDER).is_dir() else tempfile.gettempdir())
     for old in short.glob("sweep-*-*"):
         with contextlib.suppress(OSError, ValueError):  # somebody else's folder, or one that goes away just now
-            if not _is_alive(int(old.name.split("-")[1])) and time.time() - old.stat().st_mtime > 60:
+            if not is_alive(int(old.name.split("-")[1])) and time.time() - old.stat().st_mtime > 60:
                 shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"sweep-{os.getpid()}-", dir=short))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -67,7 +67,7 @@ class Plan:
     def time(self) -> str:
         """In a few words, such as ``about 3 min of training (measured here)``; Ray's start and reports come on top."""
         if not self.seconds:
-            return "time not known"
+            return "not known before a trial of its kind is finished here"
         wall = about(wall_seconds(self.seconds, self.jobs))
         part = f" for {len(self.seconds)} of {len(self.estimates)} trials, the others not known" if self.unknown else ""
         return f"about {wall} of training{part} ({self.basis()})"
@@ -82,19 +82,24 @@ class Plan:
             peak = f"{self.peak / 1e9:,.0f} GFLOP/s" if self.peak else "unknown"
             return f"from FLOPs at an assumed {SHARE_OF_PEAK:.0%} of the measured peak, {peak}"
         if source == "scaled":
-            return "measured here with another method, times the passes"
-        return "measured here"
+            return "measured here with another method, times the passes through the network"
+        return "measured here with this network, data and number of passes"
 
     def hours(self) -> str:
-        """The whole work, such as ``3.4 core-hours``."""
-        much = _digits(self.device_hours) if self.device_hours >= 0.1 else "less than 0.1"
-        return f"{much} {'GPU' if self.device == 'cuda' else 'core'}-hours"
+        """The whole work, such as ``3.4 core-hours``; of what is not known only that."""
+        unit = f"{'GPU' if self.device == 'cuda' else 'core'}-hours"
+        if self.unknown:
+            return f"at least {_digits(self.device_hours)} {unit}" if self.seconds else f"{unit} not known"
+        return f"{_digits(self.device_hours) if self.device_hours >= 0.1 else 'less than 0.1'} {unit}"
 
     def disk(self) -> str:
         """What checkpoints will take, and what there is."""
         unknown = sum(found.checkpoint_bytes is None for found in self.estimates.values())
+        free = f"{size(self.free_bytes)} are free" + (": too little" if self.needed_bytes > self.free_bytes else "")
+        if unknown == len(self.estimates):
+            return f"not known for checkpoints; {free}"
         rest = f", those of {unknown} not known" if unknown else ""
-        return f"about {size(self.needed_bytes)} for checkpoints{rest}; {size(self.free_bytes)} are free"
+        return f"about {size(self.needed_bytes)} for checkpoints{rest}; {free}"
 
 
 def make_plan(study: Study, rows: Mapping[str, LedgerRow], known: Ledger | None, jobs: int, device: str) -> Plan:
@@ -126,7 +131,7 @@ def lines(plan: Plan) -> Iterator[str]:
     yield plan.counts()
     if plan.estimates:
         at_once = f"{plan.jobs} at a time" if plan.jobs > 1 else "one at a time"
-        yield f"Time: {plan.time()}, {at_once}; {plan.hours()} in all"
+        yield f"Time: {plan.time()}, {at_once}; {plan.hours()}"
         yield f"Disk: {plan.disk()}"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from sweeps.children import children_join, group_that_ends_with_us
 from sweeps.tracking import connect
 from trainer.declaration import ConfigError
 from trainer.machine import TRACKING_SETTINGS, Results, hide_passwords
@@ -22,9 +26,10 @@ SETTINGS = {
 
 
 def serve(results: Results, port: int) -> None:
-    """Become MLflow's server on 127.0.0.1:``port``, over the results' SQLite file. Does not return.
+    """Run MLflow's server on 127.0.0.1:``port``, over the results' SQLite file, until Ctrl-C.
 
-    Raises ConfigError when there is nothing to show, when results live on another server, or when the port is taken.
+    Raises ConfigError when there is nothing to show, when results live on another server, when the port is taken, and
+    when the server ends by itself.
     """
     uri = results.tracking_uri
     if uri.startswith("http"):
@@ -32,30 +37,32 @@ def serve(results: Results, port: int) -> None:
     database = uri.removeprefix("sqlite:///")
     if uri.startswith("sqlite:") and not Path(database).is_file():
         raise ConfigError(f"{database}: no results yet: make sweep")
+    _require_free(port)
+    print(f"MLflow over {hide_passwords(uri)}, until Ctrl-C. The studies' runs:", flush=True)
+    for experiment in connect(results).search_experiments(filter_string="name != 'Default'"):
+        print(f"  http://{HOST}:{port}/#/experiments/{experiment.experiment_id}/runs  {experiment.name}", flush=True)
+    # Not in our process group: on Ctrl-C its processes would each print a traceback.
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as scratch:
+        with group_that_ends_with_us(Path(scratch)) as group, children_join(group):
+            code = subprocess.run(_command(uri, results, port), env=_environment(), check=False).returncode
+        raise ConfigError(f"MLflow's server has ended by itself, with code {code}: what it printed says why")
+
+
+def _require_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
             raise ConfigError(f"port {port} on {HOST}: {error.strerror}: choose another, make ui PORT=5001") from error
-    print(f"MLflow over {hide_passwords(uri)}, until Ctrl-C. The studies' runs:", flush=True)
-    for experiment in connect(results).search_experiments(filter_string="name != 'Default'"):
-        print(f"  http://{HOST}:{port}/#/experiments/{experiment.experiment_id}/runs  {experiment.name}", flush=True)
-    os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
-    arguments = [
-        "server",
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        uri,
-        "--registry-store-uri",
-        uri,
-    ]
-    arguments += ["--default-artifact-root", results.artifacts.as_uri(), "--uvicorn-opts", "--log-level warning"]
-    os.execv(  # noqa: S606  no shell is what is wanted
-        sys.executable, [sys.executable, "-m", "mlflow", *arguments]
-    )
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
+
+
+def _command(uri: str, results: Results, port: int) -> list[str]:
+    server = ["server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", uri, "--registry-store-uri", uri]
+    artifacts = ["--default-artifact-root", results.artifacts.as_uri()]
+    return [sys.executable, "-m", "mlflow", *server, *stores, *artifacts, "--uvicorn-opts", "--log-level warning"]

