@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces.catalog import find
+from trainer.declaration import ConfigError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +25,21 @@ def test_the_study_of_ones_own_can_be_planned(tmp_path: Path) -> None:
     study = find(str(path))
     assert len(study.trials) == 20
     assert [cell.label for cell in study.cells()] == ["Erm", "Amp epsilon=0.1", "Amp epsilon=0.3", "Amp epsilon=1.0"]
+
+
+def test_the_study_of_ones_own_images_can_be_planned(tmp_path: Path) -> None:
+    path = tmp_path / "my_images.py"
+    path.write_text(next(block for block in python_blocks() if "IMAGES = ImageFolder(" in block))
+    study = find(str(path))
+    assert len(study.trials) == 15
+    assert len(study.cells()) == 3
+
+
+def test_probes_are_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path))
+    block = next(block for block in python_blocks() if "load_probes(" in block)
+    with pytest.raises(ConfigError, match=r"DecisionBoundary of trial .* is not measured yet"):
+        exec(block)
 
 
 def test_the_network_of_ones_own_is_trained(tmp_path: Path) -> None:

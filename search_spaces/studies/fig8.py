@@ -44,8 +44,8 @@ STUDIES = (
     ),
     Study(
         name="fig8-digits",
-        question="The same on 8 × 8 digits with a network without BatchNorm, in seconds: where does AMP stop helping,"
-        " and where do seeds collapse?",
+        question="How do training and test risk on 8 × 8 digits, with a network without BatchNorm, depend on AMP's"
+        " radius, and from which radius on does it harm?",
         trials=tuple(recipes.digits_mlp(method, seed) for seed in recipes.SEEDS for method in DIGITS_METHODS),
     ),
 )
