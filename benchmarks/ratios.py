@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import torch
@@ -48,6 +51,38 @@ def interleaved(sides: Sequence[Callable[[], object]], rounds: int, device: str 
         times = [seconds(side, device) for side in sides]
         if number:
             yield times
+
+
+@contextlib.contextmanager
+def in_own_process(work: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """``work`` as a function that has it done in a process of its own, on one thread, and waits.
+
+    What a side sets for its process, or leaves in its memory, is then nothing to the other side.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+    process.start()
+    theirs.close()  # or the end of the process would not be noticed
+
+    def call() -> None:
+        ours.send(None)
+        ours.recv()
+
+    try:
+        yield call
+    finally:
+        ours.close()
+        process.join()
+
+
+def _serve(work: Callable[[], object], requests: Connection) -> None:
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError):
+        while True:
+            requests.recv()
+            work()
+            requests.send(None)
 
 
 def seconds(work: Callable[[], object], device: str = "cpu") -> float:

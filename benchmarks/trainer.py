@@ -1,13 +1,15 @@
 """What training costs, as ratios: ``make bench-trainer`` prints a table and writes it to ``benchmarks/trainer.json``.
 
-The two sides of a ratio take turns in one process on one thread, so that a machine whose speed drifts slows both. The
-released code is not fetched: ``benchmarks.loader`` and ``benchmarks.released`` carry plainly written equivalents.
+The two sides of a ratio take turns on one thread, so that a machine whose speed drifts slows both; whole trials each in
+a process of its own, as people run them. The released code is not fetched: ``benchmarks.loader`` and
+``benchmarks.released`` carry plainly written equivalents.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import functools
 import json
 import tempfile
@@ -18,7 +20,7 @@ import torch
 
 from benchmarks.loader import input_ratios, released_style_batches
 from benchmarks.peak import NETWORKS, matmul_peak, utilisation
-from benchmarks.ratios import Ratio, interleaved, random_images, ratio
+from benchmarks.ratios import Ratio, in_own_process, interleaved, random_images, ratio
 from benchmarks.released import PerTensorAmp, evaluate, train_epoch
 from search_spaces import recipes
 from trainer.config import Amp, Cifar10, ClipGradients, Erm, ImageFolder, Method, PreActResNet18, TrialConfig
@@ -34,6 +36,7 @@ NARROW = PreActResNet18(width=16)
 BATCH = 50
 EPOCHS, TRAIN_IMAGES, TEST_IMAGES = 10, 200, 50
 STEP_ROUNDS, TRIAL_ROUNDS = 15, 7
+PRECISIONS = {"float32": "<= 0.7", "bfloat16": "<= 0.5"}
 
 
 def stepper(method: Method, device: str) -> Callable[[], None]:
@@ -84,22 +87,18 @@ def our_trial(dataset: ImageFolder, precision: str) -> TrialConfig:
     )
 
 
-def released_trial(train_part: Examples, test_part: Examples) -> Callable[[], None]:
+def train_released(train_part: Examples, test_part: Examples) -> None:
     """The same, plainly, on the CPU in float32."""
-
-    def run() -> None:
-        model = build_model(NARROW, (3, 32, 32), 10, init_seed=0)
-        optimizer = PerTensorAmp(model, lr=1e-4, epsilon=0.5, inner_lr=1.0, inner_steps=1)
-        train_batches = released_style_batches(train_part, "vanilla", BATCH)
-        test_batches = released_style_batches(test_part, "none", BATCH)
-        for _ in range(EPOCHS):
-            train_epoch(model, optimizer, train_batches)
-            evaluate(model, test_batches)
-
-    return run
+    model = build_model(NARROW, (3, 32, 32), 10, init_seed=0)
+    optimizer = PerTensorAmp(model, lr=1e-4, epsilon=0.5, inner_lr=1.0, inner_steps=1)
+    train_batches = released_style_batches(train_part, "vanilla", BATCH)
+    test_batches = released_style_batches(test_part, "none", BATCH)
+    for _ in range(EPOCHS):
+        train_epoch(model, optimizer, train_batches)
+        evaluate(model, test_batches)
 
 
-def train_whole(trial: TrialConfig, machine: Machine) -> None:
+def train_ours(trial: TrialConfig, machine: Machine) -> None:
     """Through the trainer's own loop."""
     collections.deque(train(trial, machine), maxlen=0)
 
@@ -107,15 +106,16 @@ def train_whole(trial: TrialConfig, machine: Machine) -> None:
 def trial_ratios() -> Iterator[Ratio]:
     """Whole trials: loading, steps and evaluation. On the CPU, where the loader is not hidden behind a GPU's queue."""
     parts: dict[Part, Examples] = {"train": random_images(TRAIN_IMAGES, 0), "test": random_images(TEST_IMAGES, 1)}
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as processes:
         folder = Folder(parts, [str(label) for label in range(10)])
         folder.store(Path(scratch))
         machine = Machine(data_dir=Path(scratch))
-        trials = [our_trial(folder.declaration, precision) for precision in ("float32", "bfloat16")]
-        sides: list[Callable[[], object]] = [released_trial(parts["train"], parts["test"])]
-        sides += [functools.partial(train_whole, trial, machine) for trial in trials]
-        times = list(interleaved(sides, TRIAL_ROUNDS))
-    for place, (precision, asked) in enumerate((("float32", "<= 0.7"), ("bfloat16", "<= 0.5")), start=1):
+        trials = [our_trial(folder.declaration, precision) for precision in PRECISIONS]
+        sides: list[Callable[[], object]] = [functools.partial(train_released, parts["train"], parts["test"])]
+        sides += [functools.partial(train_ours, trial, machine) for trial in trials]
+        calls = [processes.enter_context(in_own_process(side)) for side in sides]
+        times = list(interleaved(calls, TRIAL_ROUNDS))
+    for place, (precision, asked) in enumerate(PRECISIONS.items(), start=1):
         pairs = [(found[place], found[0]) for found in times]
         yield ratio(f"AMP trial / released equivalent, {precision}", pairs, asked)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import platform
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # their numbers in glibc's malloc.h
 
 
 def set_for_training(threads: int) -> None:
@@ -20,6 +24,19 @@ def set_for_training(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Have the process keep what it frees, up to 2 GiB, for its next allocations, where its allocator is glibc's.
+
+    By default large blocks go back to the kernel, and the activations of every batch are faulted in page by page: 3%
+    of the time of a step of a narrow PreActResNet18 in a Ray worker's thread, 16% in a program's first.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextlib.contextmanager
