@@ -267,9 +267,9 @@ class Custom(Declaration):
         and returns a torch module on the CPU, a new one each time, whose output is logits [n, classes]; its initial
         weights come from torch's random numbers. The module is looked for beside the study's file first, then in the
         working directory, then as import does.
-    digest: of the module's source (of a package's, all its .py files); found by itself when the study is declared. A
-        worker that finds another source refuses the trial. What the module imports from other files is not covered,
-        unless the network is declared by the package that holds them all.
+    digest: of the module's source (of a package's, all its .py files) and of what it imports from beside the study's
+        file or the working directory; found by itself when the study is declared. A worker that finds another source
+        refuses the trial. Installed packages are not covered: their versions are for requirements to keep.
     """
 
     function: str = dataclasses.field(kw_only=False)

@@ -166,6 +166,48 @@ def test_the_digest_of_a_package_covers_all_its_files_and_their_names(folder: Pa
     assert source_digest("my_nets") != digest
 
 
+IMPORTS = ("import my_layers", "from my_layers import act", "import my_parts.deep", "def f():\n    import my_layers\n")
+
+
+@pytest.mark.parametrize("imports", IMPORTS)
+def test_the_digest_follows_what_the_module_imports_from_beside_it(folder: Path, imports: str) -> None:
+    write(folder / "my_net.py", f"import numpy, torch, trainer.loop\n{imports}\n" + NET)
+    layers = write(folder / "my_layers.py", "act = 1\n")
+    write(folder / "my_parts" / "__init__.py", "from .deep import *\n")
+    write(folder / "my_parts" / "deep.py", "import my_layers\n")
+    write(folder / "my_other.py", "import my_net\n")
+    before = source_digest("my_net")
+    write(folder / "my_other.py", "import my_net, sys\n")
+    assert source_digest("my_net") == before
+    layers.write_text("act = 2\n")
+    assert source_digest("my_net") != before
+    layers.write_text("act = 1\r\n")
+    assert source_digest("my_net") == before
+
+
+def test_a_changed_import_is_refused_and_imported_again(folder: Path) -> None:
+    """In one process, as a worker's: what it imported for the trial before must not stay."""
+    write(folder / "my_net.py", "from my_layers import WIDTH\n" + NET.replace("width=8", "width=WIDTH"))
+    layers = write(folder / "my_layers.py", "WIDTH = 3\n")
+    declared = Custom("my_net:make_net")
+    assert weights(build(declared, folder)).numel() == 64 * 3 + 3 + 6 + 40
+    layers.write_text("WIDTH = 4\n")
+    with pytest.raises(ConfigError, match="the source is now"):
+        build(declared, folder)
+    assert weights(build(Custom("my_net:make_net"), folder)).numel() == 64 * 4 + 4 + 8 + 50
+
+
+def test_two_folders_may_hold_different_modules_of_one_name_to_import(folder: Path, tmp_path: Path) -> None:
+    for place, width in ((folder, 3), (tmp_path / "other", 4)):
+        write(place / "my_net.py", "from my_layers import WIDTH\n" + NET.replace("width=8", "width=WIDTH"))
+        write(place / "my_layers.py", f"WIDTH = {width}\n")
+    first = Custom("my_net:make_net")
+    second = Custom("my_net:make_net", digest=source_digest("my_net", search_path(tmp_path / "other")))
+    for _ in range(2):
+        assert weights(build(first, folder)).numel() == 64 * 3 + 3 + 6 + 40
+        assert weights(build(second, tmp_path / "other")).numel() == 64 * 4 + 4 + 8 + 50
+
+
 def test_the_digest_is_known_without_running_the_source(folder: Path) -> None:
     write(folder / "my_net.py", "raise RuntimeError")
     assert Custom("my_net:make_net").digest == source_digest("my_net")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import Custom
-from trainer.custom_source import search_path, source_digest, source_files
+from trainer.custom_source import own_imports, search_path, source_digest, source_files
 from trainer.declaration import ConfigError
 from trainer.settings import settings_kept
 from trainer.streams import python_randomness
@@ -99,6 +99,9 @@ def _function(declared: Custom, folders: list[str]) -> Callable[..., Any]:
             " declare the study anew"
         )
     _prepare_import(declared, source, files[0])
+    for top in {imported.partition(".")[0] for imported in own_imports(name, folders)} - {name.partition(".")[0]}:
+        file = source_files(top, folders)[0]
+        _prepare_import(declared, _Source(top, file, source_digest(top, folders)), file)
     with _reported(declared, "its import raised"):
         module = importlib.import_module(name)
     function = getattr(module, declared.function.partition(":")[2], None)
