@@ -455,3 +455,17 @@ def test_available_memory_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch,
     assert available_memory() == 512 * 1024
     meminfo.write_text("MemTotal:  900 kB\n")
     assert available_memory() == page * total
+
+
+@pytest.mark.parametrize(("limit", "used", "free"), [("1000000", 400_000, 650_000), ("max", 400_000, 512 * 1024**2)])
+def test_a_container_s_limit_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, used: int, free: int
+) -> None:
+    monkeypatch.setattr(trainer.data.image_folder, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(trainer.data.image_folder, "CONTROL_GROUP", tmp_path)
+    (tmp_path / "meminfo").write_text(f"MemAvailable:    {512 * 1024} kB\n")
+    assert available_memory() == 512 * 1024**2
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    (tmp_path / "memory.stat").write_text("anon 350000\ninactive_file 50000\n")
+    assert available_memory() == free

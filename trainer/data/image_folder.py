@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ MODES = {1: "L", 3: "RGB"}
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """PIL's names for more than 8 bits a pixel, which its conversion would clip, not scale."""
 MEMINFO = Path("/proc/meminfo")
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Of a container, its own: version 2's files lie right there."""
 TEST_SHARE = Holdout(fraction=0.2, seed=0)
 """What is suggested for a folder that is not split yet."""
 LEAST_IMAGES = 2
@@ -62,12 +65,30 @@ class _Part(NamedTuple):
 
 
 def available_memory() -> int:
-    """Bytes that a new tensor may take without swapping, as far as the system says."""
+    """Bytes that a new tensor may take without swapping, as far as the system, or the container, says."""
+    return max(0, min(_free_of_the_machine(), _free_of_the_container()))
+
+
+def _free_of_the_machine() -> int:
     try:
-        lines = MEMINFO.read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
+        return 1024 * _table(MEMINFO)["MemAvailable:"]
+    except (OSError, KeyError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _free_of_the_container() -> int:
+    """Files that were read long ago count as used there, but make room when it is asked for."""
+    try:
+        limit, used = (int((CONTROL_GROUP / name).read_text("ascii")) for name in ("memory.max", "memory.current"))
+        return limit - used + _table(CONTROL_GROUP / "memory.stat")["inactive_file"]
+    except (OSError, ValueError, KeyError):  # no container, one of the older kind, or "max": no limit
+        return sys.maxsize
+
+
+def _table(file: Path) -> dict[str, int]:
+    """The kernel's lines of a name, a number and maybe a unit."""
+    rows = (line.split() for line in file.read_text("ascii").splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1}
 
 
 def read_folder(folder: Path, size: int | None, channels: int, memory: Callable[[], int] = available_memory) -> Folder:
