@@ -14,7 +14,7 @@ FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep plan probe status trial deliver gc forget report ui fetch digest test lint format types golden bench-trainer clean
+.PHONY: help install studies sweep plan probe status trial deliver gc forget report ui fetch digest test test-faults lint format types golden bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -74,8 +74,11 @@ digest: .venv/installed ## read your own images in FOLDER and print the line tha
 ui: .venv/installed ## browse all results in MLflow on 127.0.0.1, port PORT
 	@$(RUN) -m sweeps ui --port $(PORT)
 
-test: .venv/installed-test ## pass the tests
-	@$(RUN) -m pytest
+test: .venv/installed-test ## pass the tests, but for those of make test-faults
+	@$(RUN) -m pytest -m 'not faults'
+
+test-faults: .venv/installed-test ## kill drivers, workers, nodes and servers, fill the disk: the numbers must stay the same
+	@$(RUN) -m pytest -m faults tests/faults
 
 lint: .venv/installed-test ## check style and formatting
 	@$(RUN) -m ruff check .
