@@ -16,16 +16,21 @@ from trainer.declaration import Scalar
 
 
 def golden(study: Study) -> str:
-    """What all cells share, once; then a line a cell with the rest and its seeds; then one digest over the ids."""
+    """What all cells share, once; a line a cell with the rest and its seeds; a line a probe; a digest of the ids."""
     cells = study.cells()
     shared = _shared([cell.params for cell in cells])
     lines = [f"study {study.name}", "", *(f"{key} = {value}" for key, value in sorted(shared.items())), ""]
     for cell in cells:
-        own = " ".join(f"{key}={value}" for key, value in sorted(cell.params.items()) if key not in shared)
+        own = _words({key: value for key, value in cell.params.items() if key not in shared})
         lines.append(f"{own or 'the one cell'}  seeds {_ranges(cell.seeds)}")
+    lines += ["", *(f"probe {_words(probe.params())}" for probe in study.probes)] if study.probes else []
     ids = "".join(sorted(trial.trial_id for trial in study.trials))
     digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
     return "\n".join([*lines, "", f"{len(study.trials)} trials, digest {digest}", ""])
+
+
+def _words(params: Mapping[str, Scalar]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(params.items()))
 
 
 def _shared(cells: Sequence[Mapping[str, Scalar]]) -> dict[str, Scalar]:

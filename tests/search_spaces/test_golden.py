@@ -13,6 +13,7 @@ from search_spaces.catalog import built_in
 from search_spaces.golden import golden, main
 from search_spaces.study import Study
 from trainer.config import Amp, Erm, Holdout, Mlp, Mnist5k, TrialConfig
+from trainer.probe_config import Sharpness
 
 FOLDER = Path(__file__).parents[1] / "golden"
 HINT = "a study has changed: if that is meant, run `make golden` and look at the difference"
@@ -37,6 +38,14 @@ def test_the_command_writes_what_is_compared(tmp_path: Path) -> None:
 
 
 AMP = Amp(epsilon=0.5)
+
+
+def test_a_changed_probe_shows() -> None:
+    plain = toy()
+    few, many = (replace(plain, probes=(Sharpness(radii=(0.05,), examples=number),)) for number in (10, 11))
+    assert "probe" not in golden(plain)
+    assert "probe examples=10 probe=Sharpness radii=[0.05] revision=" in golden(few)
+    assert golden(few) != golden(many)
 
 
 def toy(*last: TrialConfig) -> Study:

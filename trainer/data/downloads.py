@@ -51,24 +51,26 @@ def download(dataset: Downloaded, data_dir: Path) -> tuple[Examples, Examples]:
     expected = "md5:" + ":".join(archive.md5 for archive in published)
     dataset.require(dataset.digest == expected, "digest", f"{expected!r}, which torchvision knows")
     name = type(dataset).__name__
-    for archive in published:
-        _obtain(archive, name, data_dir)
+    for place, archive in enumerate(published):
+        _obtain(archive, published[place:], name, data_dir)
     try:
         return _read_svhn(data_dir) if isinstance(dataset, Svhn) else _read_cifar(dataset, data_dir)
     except RuntimeError as error:  # torchvision's word for a file inside that is not as published
         raise ConfigError(f"{name}: {data_dir / published[0].file}: {error}") from error
 
 
-def _obtain(archive: Archive, name: str, data_dir: Path) -> None:
+def _obtain(archive: Archive, left: Sequence[Archive], name: str, data_dir: Path) -> None:
+    """left: ``archive`` and those still to come; without a network they have to be put there by hand as well."""
     try:
         with _timeout():
             download_url(archive.url, data_dir, archive.file, archive.md5)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        instead = "instead of what is there now " if (data_dir / archive.file).exists() else ""
+        wanted = " and ".join(f"{one.file} ({one.url}, MD5 {one.md5})" for one in left)
+        instead = f" instead of the {archive.file} there now" if (data_dir / archive.file).exists() else ""
         raise ConfigError(
-            f"{name}: could not be downloaded ({reason}): try again, or put {archive.file}"
-            f" ({archive.url}, MD5 {archive.md5}) into {data_dir} {instead}and run this again"
+            f"{name}: could not be downloaded ({reason}): try again, or put {wanted} into {data_dir}{instead} and run"
+            " this again"
         ) from error
 
 
