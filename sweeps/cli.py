@@ -278,7 +278,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
 
-    return run(sweep, expected=plan.time() if plan.seconds else "time not known yet")
+    return run(sweep, plan.time() if plan.seconds else "time not known yet", plan.peak)
 
 
 def _fetch(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ FLOPs, a share of what a matrix multiplication reaches there, and the time that 
 
 from __future__ import annotations
 
+import heapq
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -164,9 +165,13 @@ def epoch_seconds(trial: TrialConfig, peak: float) -> float | None:
     return flop / (SHARE_OF_PEAK * peak) + layers * cost.layers * LAYER_SECONDS
 
 
-def wall_seconds(seconds: Sequence[float], jobs: int) -> float:
-    """Of trials of these lengths, ``jobs`` at a time: none ends before its own time, the longest may start last."""
-    return max(sum(seconds) / jobs, max(seconds)) if seconds else 0.0
+def wall_seconds(seconds: Iterable[float], jobs: int, running: Sequence[float] = ()) -> float:
+    """Of trials of these lengths, started in order, ``jobs`` at a time. running: what is left of those before them."""
+    free = [*running, *[0.0] * (jobs - len(running))]
+    heapq.heapify(free)
+    for length in seconds:
+        heapq.heapreplace(free, free[0] + length)
+    return max(free)
 
 
 def detectable(deviation: float, pairs: int) -> float | None:

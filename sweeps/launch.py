@@ -84,7 +84,7 @@ class Launch:
     owner: str = field(default_factory=lambda: f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}")
 
     def show(self) -> dict[str, LedgerRow]:
-        """Bring the progress line up to date; the trials are returned as the ledger has them."""
+        """Bring the view up to date; the trials are returned as the ledger has them."""
         rows = self.sweep.rows()
         self.progress.show({trial_id: row.state for trial_id, row in rows.items()})
         return rows
@@ -152,6 +152,7 @@ def _fit(launch: Launch, trial_ids: Sequence[str], stop: Stop, second_pass: bool
     gpus = _gpus_a_trial(launch.sweep.device)
     jobs = min(launch.sweep.jobs, int(_cluster_gpus())) if gpus else launch.sweep.jobs
     jobs = 1 if second_pass else jobs
+    launch.progress.at_once(jobs)
     searcher = LedgerSearcher(launch, trial_ids, jobs, stop, second_pass)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"cpu": 1.0, "gpu": gpus}),
@@ -234,9 +235,9 @@ class LedgerSearcher(Searcher):
             return None
         ids = [trial.trial_id for trial in self._trials if trial.trial_id in self._wanted]
         row = self._sweep.ledger.lease(ids, self._launch.owner, self._sweep.study.name, self._second_pass)
-        self._launch.show()
         if row is None:
             return None if self._live else Searcher.FINISHED
+        self._launch.progress.started(row.trial_id)
         self._live[trial_id] = row.trial_id
         self._launch.courier.send(Delivery(self._by_id[row.trial_id], "leased"))
         machine = Machine(
@@ -251,6 +252,7 @@ class LedgerSearcher(Searcher):
             return
         report = Report.decode(result)
         self._records.setdefault(ours, []).extend(report.records)
+        self._launch.progress.trained(ours, report.records)
         if report.outcome is not None:
             del self._live[trial_id]
             self._ended(ours, report, report.outcome)
@@ -285,8 +287,10 @@ class LedgerSearcher(Searcher):
         """The ledger first: what it refuses, for the lease has lapsed, is another driver's to deliver."""
         records = self._records.pop(ours, [])
         found = self._measured(ours, records) if state == "finished" else None
-        if self._sweep.ledger.settle(ours, self._launch.owner, state, report.cause, found, failure):
+        held = self._sweep.ledger.settle(ours, self._launch.owner, state, report.cause, found, failure)
+        if held:
             self._launch.courier.send(Delivery(self._by_id[ours], state, report.records, report.cause))
+        self._launch.progress.ended(ours, state if held else "pending", report.cause)
         if state != "pending":
             self._wanted.discard(ours)
 

@@ -14,12 +14,15 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
+from sweeps.eta import Work
 from sweeps.ledger import State
 from sweeps.probe_worker import Job, end_with_driver, measure_trial
-from sweeps.progress import Progress, duration
+from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import UNREACHABLE, Tracker, first_line, is_passing, open_tracker
+from sweeps.view import duration
 from trainer.config import TrialConfig
 from trainer.machine import Machine
 from trainer.measurement import Measurement, load_measurement
@@ -51,10 +54,13 @@ def measure_probes(sweep: Sweep, tracker: Tracker) -> int:
     jobs = [_job(sweep, trial) for trial in finished]
     due = [job for job in jobs if job.probes]
     states: dict[str, State] = {job.trial.trial_id: "pending" if job.probes else "finished" for job in jobs}
-    progress = Progress(f"{name} (probes)", len(finished), len(finished) - len(due))
+    workers = sweep.jobs if sweep.device == "cpu" else 1
+    study = replace(sweep.study, trials=finished)
+    work = {trial.trial_id: Work(0, 0.0, ("probes",)) for trial in finished}
+    progress = Progress(study, work, states, workers, name=f"{name} (probes)")
     try:
         with _sigterm_as_ctrl_c():
-            _work_off(jobs, sweep, _Mail(sweep, tracker, progress.note), progress, states)
+            _work_off(jobs, workers, _Mail(sweep, tracker, progress.note), progress, states)
     except KeyboardInterrupt:
         progress.note(f"Interrupted; what was measured is kept. To go on: make probe {sweep.named}")
         return INTERRUPTED
@@ -120,49 +126,50 @@ def _tags(probe: Probe, measurement: Measurement) -> dict[str, str]:
     return {f"probe.{kind}": json.dumps({"probe_id": probe.probe_id, **probe.params()})}
 
 
-def _work_off(jobs: Sequence[Job], sweep: Sweep, mail: _Mail, progress: Progress, states: dict[str, State]) -> None:
+def _work_off(jobs: Sequence[Job], workers: int, mail: _Mail, progress: Progress, states: dict[str, State]) -> None:
     """Do ``jobs`` and deliver them; ``states`` says of each trial how it stands."""
     for job in jobs:
         if not job.probes:
             mail.deliver(job.trial)
     due = [job for job in jobs if job.probes]
-    workers = sweep.jobs if sweep.device == "cpu" else 1
-    with contextlib.closing(_measured(due, workers, lambda running: progress.show(states | running))) as measured:
+    with contextlib.closing(_measured(due, workers, progress.started)) as measured:
         for job, problems in measured:
             trial_id = job.trial.trial_id
             states[trial_id] = "failed" if problems else "finished"
             for problem in problems:
                 progress.note(f"trial {trial_id}: {problem}")
+            progress.started(trial_id)  # a fast one may not have been seen at work
+            progress.ended(trial_id, states[trial_id])
             mail.deliver(job.trial)
 
 
 Done = tuple[Job, list[str]]
 """A job and what went wrong with it, a line each."""
-Show = Callable[[dict[str, State]], None]
-"""Is called now and then with the trials that are running."""
+Started = Callable[[str], None]
+"""Is called with each trial that is running, again and again."""
 
 
-def _measured(jobs: Sequence[Job], workers: int, show: Show) -> Generator[Done, None, None]:
+def _measured(jobs: Sequence[Job], workers: int, started: Started) -> Generator[Done, None, None]:
     """Each job once it is done. Those at work when a worker process is lost are tried again, each by itself."""
     left, losses = list(jobs), Counter[str]()
     while left:
         batch = left[:1] if losses[left[0].trial.trial_id] else left
-        undone = yield from _in_one_pool(batch, min(len(batch), workers), show)
+        undone = yield from _in_one_pool(batch, min(len(batch), workers), started)
         losses.update(job.trial.trial_id for job in undone[:workers])
         left = [*undone, *left[len(batch) :]]
         while left and losses[left[0].trial.trial_id] == LOST_WORKER_TRIES:
             yield left.pop(0), [f"its worker process was lost {LOST_WORKER_TRIES} times (out of memory?)"]
 
 
-def _in_one_pool(jobs: Sequence[Job], workers: int, show: Show) -> Generator[Done, None, list[Job]]:
+def _in_one_pool(jobs: Sequence[Job], workers: int, started: Started) -> Generator[Done, None, list[Job]]:
     """Each job once it is done. When a worker process is lost the rest are returned, those at work first."""
     with _pool(workers) as pool:
         with _deaf_to_ctrl_c():
             futures = {pool.submit(measure_trial, job): job for job in jobs}
         waiting = dict(futures)
         while waiting:
-            running = [job.trial.trial_id for job in waiting.values()][:workers]
-            show(dict.fromkeys(running, "leased"))
+            for job in list(waiting.values())[:workers]:
+                started(job.trial.trial_id)
             for future in wait(waiting, SHOW_EVERY_SECONDS, FIRST_COMPLETED).done:
                 job, error = waiting.pop(future), future.exception()
                 if not isinstance(error, BrokenProcessPool):

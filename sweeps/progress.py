@@ -1,73 +1,226 @@
-"""One line that says how far a study is: on a terminal it is rewritten in place, elsewhere printed now and then."""
+"""What a run tells of itself while it goes on: a view on a terminal, elsewhere a line now and then.
+
+Whoever trains only notes what happens; a thread of its own shows it, a few times a second.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
+import typing
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
+from search_spaces.study import Study
+from sweeps.eta import Eta, Work, trained_since
 from sweeps.ledger import State
+from sweeps.table import short_labels
+from sweeps.view import EndedTrial, RunningTrial, Snapshot, line, picture
+from trainer.config import TrialConfig
+from trainer.records import EpochRecord
 
-PLAIN_EVERY_SECONDS = 10.0
+SHOW_EVERY_SECONDS = 0.5
+LINE_EVERY_SECONDS = 10.0
+LONGEST_SILENCE_SECONDS = 300.0
+ASK_EVERY_SECONDS = 2.0
+LEAST_TIMES_BETWEEN_ASKING = 50  # as long as asking takes
+PATIENCE_SECONDS = 2.0  # with a ledger that hangs
+ENDED_KEPT = 24
+SAME_CAUSE_TOLD = 3
+
+States = Mapping[str, State]
+ALL_STATES: tuple[State, ...] = typing.get_args(State)
+
+
+@dataclass(slots=True)
+class _Running:
+    started: float
+    since_1970: float
+    records: list[EpochRecord] = field(default_factory=list)
 
 
 class Progress:
-    """Trials done, running and failed, and the time that the rest will take at the pace so far."""
+    """Of the trials of ``study``, which are expected to take ``work``, ``jobs`` at a time.
 
-    def __init__(self, name: str, total: int, already_over: int) -> None:
-        self._name, self._total = name, total
-        self._first: tuple[float, int] | None = None  # when the first new trial was done, and how many were then
-        self._already_over = already_over
-        self._console = Console(highlight=False, markup=False, emoji=False)
-        self._printed_at = time.monotonic()
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        if self._console.is_terminal:
-            self._live.start()
+    states: of the trials when it begins. ask: says how they stand for all drivers together; it is called from another
+    thread and may fail, as when a ledger is busy. All methods may be called from any thread.
+    """
 
-    def show(self, states: Mapping[str, State]) -> None:
-        """Bring the line up to date."""
-        line = self._line(Counter(states.values()))
-        now = time.monotonic()
-        if self._console.is_terminal:
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
-        elif now - self._printed_at >= PLAIN_EVERY_SECONDS:
-            self._console.print(line, soft_wrap=True)
-            self._printed_at = now
+    def __init__(
+        self,
+        study: Study,
+        work: Mapping[str, Work],
+        states: States,
+        jobs: int,
+        *,
+        name: str | None = None,
+        ask: Callable[[], States] | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self._name, self._ask = name or study.name, ask
+        self._labels = _labels(study)
+        self._trials = {trial.trial_id: trial for trial in study.trials}
+        self._states = dict(states)
+        self._eta = Eta(work, jobs)
+        self._running: dict[str, _Running] = {}
+        self._ended: deque[EndedTrial] = deque(maxlen=ENDED_KEPT)
+        self._told: Counter[str] = Counter()
+        self._changed: dict[str, float] = {}  # when this driver last had a trial
+        self._lock = threading.RLock()
+        self._began = self._line_at = time.monotonic()
+        for trial_id, state in states.items():
+            self._follow(trial_id, state)
+        self._console = console or Console(highlight=False, markup=False, emoji=False)
+        self._live = self._started_live()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
+        self._thread.start()
+
+    def _started_live(self) -> Live | None:
+        """None where lines must do. Rich alone would write control sequences into a file when colours are forced."""
+        if not (self._console.file.isatty() and self._console.is_interactive):
+            return None
+        live = Live(console=self._console, auto_refresh=False, transient=True)
+        live.start()
+        return live
+
+    def started(self, trial_id: str) -> None:
+        """This driver trains the trial."""
+        with self._lock:
+            if trial_id not in self._running:
+                self._states[trial_id] = "leased"
+                now = time.monotonic()
+                self._running[trial_id] = _Running(now, time.time())
+                self._eta.start(trial_id, now)
+
+    def trained(self, trial_id: str, records: Iterable[EpochRecord]) -> None:
+        """The trial, which this driver trains, has come to the last of these further records."""
+        with self._lock:
+            running = self._running[trial_id]
+            running.records.extend(records)
+            if running.records:
+                epochs, seconds = trained_since(running.records, running.since_1970)
+                self._eta.train(trial_id, running.records[-1].epoch, epochs, seconds, time.monotonic())
+
+    def ended(self, trial_id: str, state: State, cause: str | None = None) -> None:
+        """This driver trains the trial no more; ``pending`` when it comes again. Failures are told at once."""
+        with self._lock:
+            running = self._running.pop(trial_id)
+            now = self._changed[trial_id] = time.monotonic()
+            self._states[trial_id] = state
+            self._eta.end(trial_id, now, over=state != "pending")
+            if state != "pending":
+                self._ended.appendleft(self._ended_trial(trial_id, state, running, now))
+        if state != "finished" and cause is not None:
+            self._tell(trial_id, state, cause)
+
+    def at_once(self, jobs: int) -> None:
+        """From now on so many trials of this driver run at a time."""
+        with self._lock:
+            self._eta.jobs = jobs
+
+    def show(self, states: States, asked_at: float | None = None) -> None:
+        """How trials stand for all drivers together; of those that this one trained since it asked it knows better."""
+        with self._lock:
+            for trial_id, state in states.items():
+                known_better = asked_at is not None and self._changed.get(trial_id, -math.inf) >= asked_at
+                if trial_id not in self._running and state != self._states[trial_id] and not known_better:
+                    self._follow(trial_id, state)
+
+    def _follow(self, trial_id: str, state: State) -> None:
+        self._states[trial_id] = state
+        if state == "leased":
+            self._eta.start(trial_id, time.monotonic(), elsewhere=True)
+        else:
+            self._eta.end(trial_id, time.monotonic(), over=state != "pending")
 
     def note(self, message: str) -> None:
         """A line that stays."""
         self._console.print(message, soft_wrap=True)
 
     def close(self) -> None:
-        """Take the line away."""
-        self._live.stop()
+        """Take the view away and leave the terminal as it was."""
+        self._over.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(PATIENCE_SECONDS)
+        if self._live is not None:
+            self._live.stop()
 
-    def _line(self, count: Mapping[str, int]) -> str:
-        failed = count.get("failed", 0) + count.get("diverged", 0)
-        over = count.get("finished", 0) + failed
-        parts = [f"{over}/{self._total} done", f"{count.get('leased', 0)} running", f"{failed} failed"]
-        return f"{self._name}: {', '.join(parts)}, {self._eta(over)}"
+    def snapshot(self) -> Snapshot:
+        """How things stand now."""
+        with self._lock:
+            now = time.monotonic()
+            return Snapshot(
+                name=self._name,
+                count=dict.fromkeys(ALL_STATES, 0) | Counter(self._states.values()),
+                share=self._eta.share(),
+                elapsed=now - self._began,
+                left=self._eta.left(now),
+                part=_part(next(iter(self._trials.values()))),
+                running=[self._running_trial(trial_id, one, now) for trial_id, one in self._running.items()],
+                ended=list(self._ended),
+            )
 
-    def _eta(self, over: int) -> str:
-        """At the pace since the first trial was done: starting Ray and importing torch happens once."""
+    def _running_trial(self, trial_id: str, running: _Running, now: float) -> RunningTrial:
+        trial = self._trials[trial_id]
+        epoch = running.records[-1].epoch if running.records else 0
+        epochs = self._eta.epochs(trial_id)
+        return RunningTrial(self._labels[trial_id], trial.seed, epoch, epochs, now - running.started)
+
+    def _ended_trial(self, trial_id: str, state: State, running: _Running, now: float) -> EndedTrial:
+        trial, metrics = self._trials[trial_id], running.records[-1].metrics if running.records else {}
+        error, nll, ece = (metrics.get(f"{_part(trial)}/{name}") for name in ("error", "nll", "ece"))
+        seconds = sum(record.metrics["epoch_seconds"] for record in running.records) or now - running.started
+        return EndedTrial(self._labels[trial_id], trial.seed, state, error, nll, ece, seconds)
+
+    def _tell(self, trial_id: str, state: State, cause: str) -> None:
+        last = (cause.strip().splitlines() or ["no cause recorded"])[-1].strip()
+        self._told[last] += 1
+        what = f"{self._labels[trial_id]} seed {self._trials[trial_id].seed} {state} (trial {trial_id}): {last}"
+        if self._told[last] == SAME_CAUSE_TOLD:
+            what += " (no more of this cause are told here: make status has all)"
+        if self._told[last] <= SAME_CAUSE_TOLD:
+            self.note(what)
+
+    def _work(self) -> None:
+        ask_at = self._began + ASK_EVERY_SECONDS
+        while not self._over.is_set():
+            self._present()
+            self._over.wait(SHOW_EVERY_SECONDS)
+            if self._ask and time.monotonic() > ask_at and not self._over.is_set():
+                took = self._ask_others(self._ask)
+                ask_at = time.monotonic() + max(ASK_EVERY_SECONDS, LEAST_TIMES_BETWEEN_ASKING * took)
+
+    def _ask_others(self, ask: Callable[[], States]) -> float:
+        """How long it took is returned."""
+        asked_at = time.monotonic()
+        with contextlib.suppress(Exception):  # another time then; whoever trains hears of it from the ledger itself
+            self.show(ask(), asked_at)
+        return time.monotonic() - asked_at
+
+    def _present(self) -> None:
         now = time.monotonic()
-        if over > self._already_over and self._first is None:
-            self._first = (now, over)
-        if self._first is None or over - self._first[1] < 2:
-            return "ETA not known yet"
-        since, over_then = self._first
-        return f"ETA {duration((now - since) / (over - over_then) * (self._total - over))}"
+        if self._live is not None:
+            size = self._console.size
+            self._live.update(picture(self.snapshot(), size.width, size.height - 1), refresh=True)
+        elif now - self._line_at >= min(max(LINE_EVERY_SECONDS, (now - self._began) / 60), LONGEST_SILENCE_SECONDS):
+            self.note(line(self.snapshot()))
+            self._line_at = now
 
 
-def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 05 s``, ``2 h 10 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def _labels(study: Study) -> dict[str, str]:
+    """What tells each trial's cell from the others, by trial id."""
+    cells = study.cells()
+    labels = short_labels([cell.params for cell in cells])
+    named = zip(cells, labels, strict=True)
+    return {trial.trial_id: label or str(cell.params["method"]) for cell, label in named for trial in cell.trials}
+
+
+def _part(trial: TrialConfig) -> str:
+    return "test" if trial.phase == "final" else "val"

@@ -6,28 +6,32 @@ import time
 from collections import Counter
 
 from sweeps.delivery import Courier, deliver_missing, lost
-from sweeps.ledger import OVER
+from sweeps.estimate import Known, kind
+from sweeps.eta import Work, expected_work
+from sweeps.hardware import hardware
+from sweeps.ledger import OVER, State
 from sweeps.probe import measure_probes
-from sweeps.progress import Progress, duration
+from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import UNREACHABLE, Tracker, first_line, open_tracker
+from sweeps.view import duration
 
 DELIVERY_PATIENCE_SECONDS = 60.0
 
 
-def run(sweep: Sweep, expected: str = "") -> int:
+def run(sweep: Sweep, expected: str = "", peak: float | None = None) -> int:
     """Train what is left, deliver what is due, measure the declared probes; the exit code is returned.
 
-    expected: how long it is thought to take, for the first line.
+    expected: how long it is thought to take, for the first line. peak: the plan's, for the same estimates.
     """
     tracker = open_tracker(sweep.declared, sweep.ledger, sweep.results)
-    code = _finish_training(sweep, tracker, expected)
+    code = _finish_training(sweep, tracker, expected, peak)
     if code != INTERRUPTED and sweep.study.probes:
         code = max(code, measure_probes(sweep, tracker))
     return code
 
 
-def _finish_training(sweep: Sweep, tracker: Tracker, expected: str) -> int:
+def _finish_training(sweep: Sweep, tracker: Tracker, expected: str, peak: float | None) -> int:
     sweep.ledger.retry_failed(sweep.trial_ids)
     name, total, started = sweep.study.name, len(sweep.trial_ids), time.monotonic()
     over = sum(row.state in OVER for row in sweep.rows().values())
@@ -37,7 +41,7 @@ def _finish_training(sweep: Sweep, tracker: Tracker, expected: str) -> int:
         return _verdict(sweep, complete=True)
     cells, rest = len(sweep.study.cells()), f"{sweep.jobs} at a time" + (f", {expected}" if expected else "")
     print(f"{name}: {cells} cells, {total} trials, {over} finished before; {rest}")
-    complete, undelivered = _train(sweep, tracker, over)
+    complete, undelivered = _train(sweep, tracker, peak)
     if undelivered:
         print(f"{undelivered} trials are not in MLflow yet: the same command delivers them once it answers")
     else:
@@ -50,11 +54,12 @@ def _finished(sweep: Sweep) -> int:
     return sum(row.state == "finished" for row in sweep.rows().values())
 
 
-def _train(sweep: Sweep, tracker: Tracker, over: int) -> tuple[bool, int]:
+def _train(sweep: Sweep, tracker: Tracker, peak: float | None) -> tuple[bool, int]:
     """Returns whether it came to its end, and how many outcomes MLflow would not take."""
     from sweeps.launch import Launch, run_to_the_end  # Ray: not started, not even imported, when nothing is left
 
-    progress = Progress(sweep.study.name, len(sweep.trial_ids), over)
+    work = _expected_work(sweep, peak)
+    progress = Progress(sweep.study, work, _states(sweep), sweep.jobs, ask=lambda: _states(sweep))
     courier = Courier(tracker, warn=progress.note)
     try:
         complete = run_to_the_end(Launch(sweep, courier, progress))
@@ -62,6 +67,16 @@ def _train(sweep: Sweep, tracker: Tracker, over: int) -> tuple[bool, int]:
         progress.close()
         undelivered = courier.close(DELIVERY_PATIENCE_SECONDS)
     return complete, undelivered
+
+
+def _states(sweep: Sweep) -> dict[str, State]:
+    return {trial_id: row.state for trial_id, row in sweep.rows().items()}
+
+
+def _expected_work(sweep: Sweep, peak: float | None) -> dict[str, Work]:
+    kinds = list(dict.fromkeys(map(kind, sweep.study.trials)))
+    found = sweep.ledger.measured_kinds(kinds, hardware(sweep.device))
+    return expected_work(sweep.study.trials, Known(found, peak))
 
 
 def _bring_up_to_date(sweep: Sweep, tracker: Tracker) -> None:

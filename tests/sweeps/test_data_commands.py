@@ -119,7 +119,7 @@ def test_what_is_finished_needs_no_data(tmp_path: Path, results: Results, monkey
     reference = study_file(tmp_path, "Cifar10()")
     ran: list[str] = []
 
-    def run(sweep: Sweep, expected: str) -> int:
+    def run(sweep: Sweep, *_: object) -> int:
         ran.append(sweep.study.name)
         return 0
 
