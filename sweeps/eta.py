@@ -142,6 +142,8 @@ class _Costs:
         self._around = statistics.median(around[-20:]) if around else None
         self._sums: dict[str, tuple[float, float]] = {}
         trained = [stint for stint in seen if stint.trained]
+        starts = [stint.news - stint.since - stint.seconds for stint in trained if stint.first_of_worker]
+        self._start_up = statistics.median(starts) if starts else 0.0
         if not trained:
             return
         last = max(stint.news for stint in trained)
@@ -176,7 +178,8 @@ class _Costs:
     def rest(self, stint: _Stint, now: float) -> float:
         """Of a trial that runs, by its own pace as well as by that of its like."""
         if not stint.trained:
-            return max(self.whole(stint.work) - (now - stint.since), 0.0)
+            before = self._start_up if stint.first_of_worker else 0.0
+            return max(self.whole(stint.work) - max(now - stint.since - before, 0.0), 0.0)
         prior, one = PRIOR * stint.work.seconds, stint.work.epoch_seconds
         factor = (stint.seconds + prior * self.factor(stint.work)) / (stint.trained * one + prior)
         return max((stint.work.epochs - stint.epoch) * one * factor - (now - stint.news), 0.0)

@@ -242,6 +242,13 @@ def test_wall_time(seconds: list[float], jobs: int, expected: float) -> None:
     assert wall_seconds(seconds, jobs) == expected
 
 
+def test_the_longest_may_start_last_and_others_may_be_running() -> None:
+    assert wall_seconds([10, 1, 1], 2) == 10
+    assert wall_seconds([1, 1, 10], 2) == 11
+    assert wall_seconds([4, 4], 2, running=[1, 6]) == 9
+    assert wall_seconds([], 2, running=[3]) == 3
+
+
 def test_what_a_test_detects_against_tabulated_sizes() -> None:
     """Effect sizes for power 0.8 at 5% two-sided, from Cohen's n: 34 pairs for 0.5, 15 for 0.8 (rounded up)."""
     for pairs, effect in ((34, 0.5), (15, 0.8)):
