@@ -53,10 +53,10 @@ def train(
 ) -> Iterator[EpochRecord]:
     """Train ``trial`` and yield one EpochRecord an epoch, from epoch 1 on.
 
-    checkpoint: a file to resume from and to save to, about every 10 s and at the end. With one, a record is yielded
-        only once a checkpoint that holds it is on disk, and a resumed trial first yields the records it has: the whole
-        sequence, metrics and timestamps, is then the same however often the trial was interrupted.
-    stop: asked before every batch; once it says True the generator ends without the records still to come.
+    checkpoint: a file to resume from and to save to, about every 10 s, when stopped and at the end. With one, a record
+        is yielded only once a checkpoint that holds it is on disk, and a resumed trial first yields the records it has:
+        the whole sequence, metrics and timestamps, is then the same however often the trial was interrupted.
+    stop: asked before every batch; once it says True the generator ends without the epoch under way.
 
     Raises Diverged after the last good record, OutOfMemory, ConfigError for a trial or data that this code cannot
     train, OSError when the checkpoint cannot be written. Sets torch's threads and cuDNN's determinism for the process.
@@ -84,18 +84,19 @@ def _epochs(
 ) -> Generator[EpochRecord, None, str | None]:
     """Train on from the end of ``records``; the reason is returned when the trial diverged."""
     trial, yielded, saved_at, diverged = session.trial, len(records), time.monotonic(), None
-    state = session.state()
-    while diverged is None and len(records) < trial.epochs:
+    state, over = session.state(), False
+    while not over:
         try:
             with _memory_errors(trial, session.machine):
                 record = session.epoch(len(records) + 1, stop)
-            if record is None:
+            if record is not None:
+                records.append(record)
+                state = session.state()
+            elif len(records) == yielded:
                 return None
-            records.append(record)
-            state = session.state()
+            over = record is None or len(records) == trial.epochs
         except Diverged as error:
-            diverged = str(error)
-        over = diverged is not None or len(records) == trial.epochs
+            diverged, over = str(error), True
         if checkpoint is not None:
             if not over and time.monotonic() - saved_at < CHECKPOINT_EVERY_SECONDS:
                 continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from search_spaces.catalog import find
 from search_spaces.study import Study
 from sweeps.ledger import Ledger, LedgerRow
 from trainer.checkpoint import load_checkpoint
-from trainer.config import TrialConfig
+from trainer.config import Amp, TrialConfig
 from trainer.loop import train
 from trainer.machine import RESULTS_VARIABLE, TRACKING_VARIABLE, Machine, Results
 from trainer.records import EpochRecord
@@ -35,6 +36,8 @@ from trainer.streams import stream_seed
 
 PAUSE = "SWEEPS_TEST_PAUSE"
 """Seconds that the fault study's network waits in each forward pass of the training; none by default."""
+STORE_EVERY = "SWEEPS_TEST_STORE_EVERY"
+"""Where it pauses, seconds between two checkpoints, and two reports, of a trial; half a second by default."""
 TRACE = "SWEEPS_TEST_TRACE"
 """The file to which that network appends a line for each forward pass of the training."""
 
@@ -50,7 +53,8 @@ if PAUSE:  # trials of seconds are then stored and reported as often as trials o
     import sweeps.worker
     import trainer.loop
 
-    trainer.loop.CHECKPOINT_EVERY_SECONDS = sweeps.worker.REPORT_EVERY_SECONDS = 0.5
+    seconds = float(os.environ.get("{STORE_EVERY}", 0.5))
+    trainer.loop.CHECKPOINT_EVERY_SECONDS = sweeps.worker.REPORT_EVERY_SECONDS = seconds
 
 
 class Paced(nn.Sequential):
@@ -98,6 +102,9 @@ STUDY = Study(
 TIMES = frozenset({"epoch_seconds"})
 """Metrics that differ from run to run."""
 
+DIGITS_TRAINED = 400
+"""Images of the fault study that are trained on."""
+
 Numbers = Mapping[str, Sequence[EpochRecord]]
 """The records of trials, by trial id."""
 
@@ -143,12 +150,13 @@ class Workplace:
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
         """``python -m sweeps ARGUMENTS`` in a process group of its own, through a shell.
 
-        make does it so, too: the driver is then no session leader, but shares a process group with the shell.
+        make does it so, too: the driver is then no session leader, but shares a process group with the shell. This one
+        lives as long as its driver, to tell how that ended.
         """
         command = [sys.executable, "-m", "sweeps", *arguments]
         with (self.folder / "log").open("a") as log:
             return subprocess.Popen(
-                ["/bin/sh", "-c", '"$@"; exit $?', "sh", *command],
+                ["/bin/sh", "-c", 'trap : INT TERM; "$@"; exit $?', "sh", *command],
                 env=self.environment(**variables),
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -205,20 +213,27 @@ class Workplace:
 
     def trace(self) -> dict[str, list[int]]:
         """By trial id, the processes that trained it: one entry a forward pass, in order. See ``TRACE``."""
-        by_name: dict[str, list[int]] = {}
-        for line in Path(self.variables[TRACE]).read_text().splitlines():
-            name, pid = line.split()
-            by_name.setdefault(name, []).append(int(pid))
+        file, found = Path(self.variables[TRACE]), {trial.trial_id: list[int]() for trial in self.study.trials}
         ids = {_traced_name(trial): trial.trial_id for trial in self.study.trials}
-        return {ids[name]: pids for name, pids in by_name.items()}
+        for line in file.read_text().splitlines() if file.exists() else []:
+            name, pid = line.split()
+            found[ids[name]].append(int(pid))
+        return found
 
 
 def _traced_name(trial: TrialConfig) -> str:
     return f"{type(trial.method).__name__}/{stream_seed(trial.seed, 'init')}"
 
 
-def trainers(pids: Sequence[int]) -> list[int]:
-    """The processes of a trial's trace in the order of their turns; one that two trained at a time has many."""
+def forward_passes(trial: TrialConfig, epochs: int | None = None) -> int:
+    """Of so many epochs of this trial, by default of all: as many lines as it leaves in a trace."""
+    batches = math.ceil(DIGITS_TRAINED / trial.batch_size)
+    passes = 1 + (trial.method.inner_steps if isinstance(trial.method, Amp) else 0)
+    return batches * passes * (trial.epochs if epochs is None else epochs)
+
+
+def turns(pids: Sequence[int]) -> list[int]:
+    """The processes of a trial's trace in the order of their turns; one that two train at a time has many."""
     return [pid for pid, _ in itertools.groupby(pids)]
 
 

@@ -550,12 +550,16 @@ def test_resumed_weights_and_momentum_equal_uninterrupted_ones(
         torch.testing.assert_close(parts.state[name], whole.state[name], rtol=0, atol=0)
 
 
-def test_a_stop_between_saves_loses_only_what_nobody_was_told(
+def test_a_stop_between_saves_loses_only_the_epoch_under_way(
     machine: Machine, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     always_saved(monkeypatch, seconds=3600)
-    assert list(train(tiny(), machine, path, stop=after(2 * BATCHES + 3))) == []
-    assert not path.exists()
+    found = list(train(tiny(), machine, path, stop=after(2 * BATCHES + 3)))
+    assert len(found) == 2
+    assert found == list(stored(path, tiny()))
+    content = path.read_bytes()
+    assert list(train(tiny(), machine, path, stop=after(3))) == found
+    assert path.read_bytes() == content, "nothing new to store"
     assert numbers(train(tiny(), machine, path)) == numbers(train(tiny(), machine))
 
 
