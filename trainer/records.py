@@ -16,3 +16,15 @@ class EpochRecord:
     epoch: int
     timestamp: int
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """What a trial that had a GPU to itself took of its memory, of how much, in bytes.
+
+    taken_bytes: the most that was reserved for its tensors, and all that was in use besides: CUDA's context and
+    kernels, and whatever other programs had there.
+    """
+
+    taken_bytes: int
+    gpu_bytes: int
