@@ -13,6 +13,7 @@ import typing
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import IO
 
 from rich.console import Console
 from rich.live import Live
@@ -49,7 +50,8 @@ class Progress:
     """Of the trials of ``study``, which are expected to take ``work``, ``jobs`` at a time.
 
     states: of the trials when it begins. ask: says how they stand for all drivers together; it is called from another
-    thread and may fail, as when a ledger is busy. All methods may be called from any thread.
+    thread and may fail, as when a ledger is busy. file: to write to, else standard output. All methods may be called
+    from any thread.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Progress:
         *,
         name: str | None = None,
         ask: Callable[[], States] | None = None,
-        console: Console | None = None,
+        file: IO[str] | None = None,
     ) -> None:
         self._name, self._ask = name or study.name, ask
         self._labels = _labels(study)
@@ -76,7 +78,7 @@ class Progress:
         self._began = self._line_at = time.monotonic()
         for trial_id, state in states.items():
             self._follow(trial_id, state)
-        self._console = console or Console(highlight=False, markup=False, emoji=False)
+        self._console = Console(file=file, highlight=False, markup=False, emoji=False)
         self._live = self._started_live()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
@@ -117,7 +119,7 @@ class Progress:
             self._eta.end(trial_id, now, over=state != "pending")
             if state != "pending":
                 self._ended.appendleft(self._ended_trial(trial_id, state, running, now))
-        if state != "finished" and cause is not None:
+        if state in ("failed", "diverged") and cause is not None:
             self._tell(trial_id, state, cause)
 
     def at_once(self, jobs: int) -> None:
