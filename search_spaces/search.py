@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +101,9 @@ class Search:
         listed = all(isinstance(distribution, OneOf) for distribution in self.space.values())
         self._require(self.sampler != "grid" or listed, "sampler", "'tpe' or 'random' unless all of the space is OneOf")
         self._check_space()
+        if self.sampler == "grid":
+            size = len(self.grid)
+            self._require(self.settings <= size, "settings", f"<= {size}, the size of the grid")
 
     def _require(self, holds: bool, field: str, expected: str) -> None:
         if not holds:
@@ -124,6 +128,12 @@ class Search:
                 raise ConfigError(f"{where} = {distribution!r}: must hold the base's {own!r}, which is tried first")
             for end in distribution.ends:  # what a field cannot be is said now, not in the middle of the search
                 self.trials({name: end})
+
+    @property
+    def grid(self) -> list[Setting]:
+        """Every combination of a space that has ``OneOf`` only, the last name's values changing fastest."""
+        listed = [one.values for one in self.space.values() if isinstance(one, OneOf)]
+        return [dict(zip(self.space, values, strict=True)) for values in itertools.product(*listed)]
 
     @property
     def first(self) -> Setting:

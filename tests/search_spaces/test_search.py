@@ -65,6 +65,14 @@ def test_every_method_has_a_space_that_holds_the_paper_s_setting(method: type[Me
     assert known or method.__name__ == "Sam"
 
 
+def test_a_grid_has_every_combination_once() -> None:
+    space = {"method.inner_steps": OneOf(values=(1, 2)), "method.epsilon": OneOf(values=(0.1, 0.2, 0.5))}
+    grid = amp_search(space=space, sampler="grid", settings=6).grid
+    assert [tuple(setting.items()) for setting in grid] == [
+        (("method.epsilon", epsilon), ("method.inner_steps", steps)) for epsilon in (0.1, 0.2, 0.5) for steps in (1, 2)
+    ]
+
+
 def test_the_narrow_space_leaves_training_alone() -> None:
     assert narrow_space(Erm()) == {}
     assert set(narrow_space(AMP.method)) == {"method.epsilon", "method.inner_lr", "method.inner_steps"}
@@ -81,6 +89,10 @@ def test_the_narrow_space_leaves_training_alone() -> None:
         ({"metric": "test/nll"}, "Search.metric = 'test/nll'"),
         ({"sampler": "cma"}, "Search.sampler = 'cma'"),
         ({"sampler": "grid"}, "unless all of the space is OneOf"),
+        (
+            {"sampler": "grid", "space": {"method.inner_steps": OneOf(values=(1, 2))}},
+            "settings = 20 of 'amp': must be <= 2",
+        ),
         ({"fraction": 1.0}, "Holdout.fraction"),
         ({"space": {"method.epsilom": LogUniform(low=0.1, high=1.0)}}, "no such number: method.epsilon"),
         ({"space": {"method": OneOf(values=(1,))}}, "no such number"),
