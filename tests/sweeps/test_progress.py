@@ -158,6 +158,7 @@ def test_a_trial_from_its_start_to_its_end(make: Callable[..., Progress]) -> Non
     progress.started(FIRST)
     assert [trial.epoch for trial in progress.snapshot().running] == [0]
     progress.trained(FIRST, records(1, 2))
+    progress.started(FIRST)  # as probes say it, again and again
     now = progress.snapshot()
     assert [(trial.label, trial.seed, trial.epoch, trial.epochs) for trial in now.running] == [("Erm", 0, 2, 3)]
     assert now.count["leased"] == 1
