@@ -64,12 +64,16 @@ def _began(record: EpochRecord) -> float:
 
 @dataclass(slots=True)
 class _Stint:
-    """One go at a trial and what is known of it. epoch: the last one known; ``trained`` of them took ``seconds``."""
+    """One go at a trial and what is known of it.
+
+    waited: how long its place was free before. epoch: the last one known; ``trained`` of them took ``seconds``.
+    """
 
     work: Work
     since: float
     news: float
     first_of_worker: bool
+    waited: float = 0.0
     epoch: int = 0
     trained: int = 0
     seconds: float = 0.0
@@ -78,8 +82,8 @@ class _Stint:
 class Eta:
     """The time that is left. ``now`` is any clock that goes on; jobs: trials at a time.
 
-    A trial's time is that of its epochs and of what comes around them, which is the median of what was seen, but for
-    the first trials: their worker processes were being started.
+    A trial's time is that of its epochs and of what comes around them: between trials as well, and of the first trials
+    not, for their worker processes were being started. The median of what was seen of it counts.
     """
 
     def __init__(self, work: Mapping[str, Work], jobs: int) -> None:
@@ -90,6 +94,7 @@ class Eta:
         self._over: set[str] = set()
         self._seen: list[_Stint] = []
         self._around: list[float] = []
+        self._freed: list[float] = []  # when the places fell free that are
 
     def start(self, trial_id: str, now: float, elsewhere: bool = False) -> None:
         """The trial runs, here or at another driver's, of which no more is known."""
@@ -97,6 +102,7 @@ class Eta:
         stint = _Stint(self._work[trial_id], now, now, len(self._seen) < self.jobs)
         (self._elsewhere if elsewhere else self._running)[trial_id] = stint
         if not elsewhere:
+            stint.waited = now - self._freed.pop() if self._freed else 0.0
             self._seen.append(stint)
 
     def train(self, trial_id: str, epoch: int, trained: int, seconds: float, now: float) -> None:
@@ -110,8 +116,10 @@ class Eta:
         self._elsewhere.pop(trial_id, None)
         if over:
             self._over.add(trial_id)
+        if stint:
+            self._freed.append(now)
         if over and stint and not stint.first_of_worker:
-            self._around.append(now - stint.since - stint.seconds)
+            self._around.append(stint.waited + now - stint.since - stint.seconds)
 
     def epochs(self, trial_id: str) -> int:
         """Of the trial; 0 for one without."""

@@ -254,6 +254,15 @@ def test_trials_without_epochs_take_what_the_others_took_but_those_that_started_
     assert eta.left(11.0) == 4.0
 
 
+def test_the_time_between_trials_counts() -> None:
+    eta = Eta({name: work() for name in "abcd"}, jobs=1)
+    for name, since in (("a", 0.0), ("b", 10.5)):
+        eta.start(name, since)
+        eta.train(name, 10, 10, 10.0, since + 10)
+        eta.end(name, since + 10, over=True)
+    assert eta.left(20.5) == pytest.approx(21.0)
+
+
 def test_the_start_of_workers_is_no_work() -> None:
     eta = Eta({"a": work(), "b": work(20)}, jobs=2)
     eta.start("a", 0.0)
