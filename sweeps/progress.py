@@ -210,7 +210,8 @@ class Progress:
         now = time.monotonic()
         if self._live is not None:
             size = self._console.size
-            self._live.update(picture(self.snapshot(), size.width, size.height - 1), refresh=True)
+            # A typed ^C is echoed at the end of the last line: where it wrapped the view would be a line out of place.
+            self._live.update(picture(self.snapshot(), size.width - 2, size.height - 1), refresh=True)
         elif now - self._line_at >= min(max(LINE_EVERY_SECONDS, (now - self._began) / 60), LONGEST_SILENCE_SECONDS):
             self.note(line(self.snapshot()))
             self._line_at = now

@@ -14,7 +14,7 @@ from sweeps.ledger import State
 
 HIGHEST, MOST_ENDED = 24, 10
 """Lines of the view, and of ended trials, however high the terminal: notes are to be seen above it."""
-BAR_WIDTH = 40
+BAR_WIDTH, SHORTEST_BAR = 40, 6
 COLOURS = {"failed": "red", "diverged": "yellow"}
 
 
@@ -90,10 +90,12 @@ def _left(now: Snapshot) -> str:
 
 
 def _bar(now: Snapshot, width: int) -> RenderableType:
-    row = Table.grid(
-        Column(width=min(BAR_WIDTH, width // 2)), Column(no_wrap=True, overflow="ellipsis"), padding=(0, 1)
-    )
+    """As long as the times beside it allow."""
     times = f"{now.share:4.0%}  {duration(now.elapsed)}, {_left(now)}"
+    room = min(BAR_WIDTH, width - len(times) - 1)
+    if room < SHORTEST_BAR:
+        return Text(times.strip(), no_wrap=True, overflow="ellipsis")
+    row = Table.grid(Column(width=room), Column(no_wrap=True), padding=(0, 1, 0, 0))
     row.add_row(ProgressBar(total=1, completed=now.share, style="bright_black", complete_style="green"), times)
     return row
 

@@ -80,6 +80,7 @@ def test_it_fits(size: tuple[int, int], trials: tuple[int, int]) -> None:
     assert max(map(len, lines)) <= size[0]
     assert len(lines) <= min(size[1], 24)
     assert lines[0].startswith("table1-small")
+    assert size[0] < 40 or lines[1].rstrip().endswith("about 1 min 40 s left")
 
 
 def test_the_less_room_the_less_of_the_tables() -> None:
@@ -321,6 +322,8 @@ def test_a_terminal_gets_the_view_and_has_its_cursor_back(
     progress.note("a note that stays")
     wait_for(lambda: "Erm" in terminal.text())
     assert SHOW not in terminal.text()
+    frames = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.text()).splitlines()
+    assert max(map(len, frames)) == 78  # of 80: room for the echo of ^C
     progress.close()
     assert HIDE in terminal.text()
     assert terminal.text().rstrip("\r\n").rindex(SHOW) > terminal.text().rindex("toy")
