@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import secrets
@@ -10,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 HOST = socket.gethostname().replace(".", "-")[:32]
 """Who writes: several machines may share a folder, and a process id says nothing on another one."""
@@ -23,22 +24,39 @@ STALE_SECONDS = 24 * 3600.0
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it into place.
 
-    A reader, even after a kill at any moment, sees the old file or the new one. Raises OSError and leaves nothing then.
-    What writers of ``path`` that were killed have left beside it is removed.
+    A reader, even after a kill at any moment, sees the old file or the new one. Raises OSError, which names ``path``
+    when there is no room, and leaves nothing then. What writers of ``path`` that were killed have left beside it is
+    removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
     temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(4)}")
+    raw = _Raw(temporary, "xb")
     try:
-        with temporary.open("xb") as file:
+        with io.BufferedWriter(raw) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if raw.failure is not None:
+            raise OSError(raw.failure.errno, raw.failure.strerror, str(path)) from error
         raise
     _flush_folder(path.parent)
+
+
+class _Raw(io.FileIO):
+    """Remembers what a write failed of: torch makes an error of its own of it, which says nothing of the disk."""
+
+    failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def _remove_stale(path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -271,6 +272,26 @@ def test_the_new_content_appears_at_once_and_after_it_is_on_disk(
     assert synced == [(len(b"longer"), b"old"), ("folder", b"longer")]
     assert path.read_bytes() == b"longer"
     assert names(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("kilobytes", [0, 1, 4, 12, 39])
+def test_a_file_that_finds_no_room_is_named_and_the_old_one_stays(path: Path, kilobytes: int) -> None:
+    """Wherever in the file it happens. The kernel's own refusal: torch turns it into words about its archive."""
+    before = saved(path)
+    larger = checkpoint(state={"model": {"weight": torch.zeros(10_000)}})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * kilobytes, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            larger.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert names(path.parent) == [path.name]
+    larger.save(path)
+    assert load_checkpoint(path, TRIAL) is not None
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
