@@ -245,15 +245,20 @@ def workplace_in(folder: Path, study: str, **files: str) -> Iterator[Workplace]:
     for name, source in files.items():
         (folder / f"{name}.py").write_text(source)
     place = Workplace(folder)
-    yield place
-    _wait_for_processes(place)
+    try:
+        yield place
+        _wait_for_processes(place)
+    finally:
+        for process in processes(place):  # of a test that failed
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def _wait_for_processes(place: Workplace) -> None:
     """That takes a second or two; a machine that does much else may need more."""
     deadline = time.monotonic() + 30
     while left := processes(place):
-        assert time.monotonic() < deadline, f"still running: {[process.cmdline() for process in left]}"
+        assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.2)
 
 
@@ -276,16 +281,6 @@ def driver_of(process: subprocess.Popen[bytes]) -> psutil.Process:
         assert time.monotonic() < deadline, "no driver"
         time.sleep(0.01)
     return children[0]
-
-
-def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes that train the trials of this driver, or are about to."""
-    found = []
-    for child in driver_of(process).children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it may end just now
-            if "ImplicitFunc" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
 
 
 def undisturbed_numbers(study: Study, folder: Path) -> Numbers:
