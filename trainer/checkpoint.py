@@ -6,6 +6,7 @@ A trial's records in its checkpoint are the truth about it: what reaches MLflow 
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path, trial_id: str) -> Checkpoint | None:
-    """The checkpoint at ``path``, or None when there is none or what is there cannot be read (then it starts anew).
+    """The checkpoint at ``path``, or None when there is none or what is there is damaged (then it starts anew).
 
     Raises ConfigError when it belongs to another trial, OSError when the machine does not let it be read.
     """
@@ -48,6 +49,7 @@ def load_checkpoint(path: Path, trial_id: str) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     try:
+        _require_whole(content)
         plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         records = tuple(EpochRecord(**record) for record in plain["records"])
         checkpoint = Checkpoint(plain["trial_id"], records, plain["state"], plain["diverged"])
@@ -56,6 +58,13 @@ def load_checkpoint(path: Path, trial_id: str) -> Checkpoint | None:
     if checkpoint.trial_id != trial_id:
         raise ConfigError(f"{path}: holds trial {checkpoint.trial_id}, not {trial_id}: choose another file")
     return checkpoint
+
+
+def _require_whole(content: bytes) -> None:
+    """Raises BadZipFile where bytes have changed: torch would take them for weights, it compares no checksum."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(damaged)
 
 
 def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:

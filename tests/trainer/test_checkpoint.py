@@ -69,6 +69,19 @@ def test_a_truncated_file_is_no_checkpoint(path: Path, kept: float) -> None:
     assert load_checkpoint(path, TRIAL) is None
 
 
+@pytest.mark.parametrize("place", [0.2, 0.4, 0.6, 0.8])
+def test_a_file_with_a_hole_is_no_checkpoint(path: Path, place: float) -> None:
+    """As a disk leaves it that lost one of its blocks: of the right length, and torch would take it."""
+    weight = torch.rand(10_000) + 1
+    checkpoint(state={"model": {"weight": weight}}).save(path)
+    content = bytearray(path.read_bytes())
+    start = int(place * len(content))
+    content[start : start + 512] = bytes(512)
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["state"]["model"]["weight"], weight)
+    assert load_checkpoint(path, TRIAL) is None
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
