@@ -138,10 +138,13 @@ class Delivery:
 
 @dataclass(slots=True)
 class _KnownRun:
+    """shown: the timestamps of the epochs that it shows; None where that was not looked up yet."""
+
     run_id: str
     status: str
     has_params: bool
     copy_of: str | None
+    shown: dict[int, int] | None
 
 
 class Tracker:
@@ -217,6 +220,8 @@ class Tracker:
         """Bring the trial's run up to date. The status comes last: a run that is FINISHED is complete."""
         trial, records = delivery.trial, delivery.records
         run = self._run_of(trial.trial_id, self._trial_name(trial), self._trial_tags(trial), "RUNNING")
+        if any(self._shown(run, record) not in (None, record.timestamp) for record in records):
+            run = self._anew(trial, run)
         metrics = [
             Metric(name, value, record.timestamp, record.epoch)
             for record in records
@@ -226,7 +231,25 @@ class Tracker:
             metrics += final_metrics(records[-1])
         tags = {"outcome": delivery.state, "cause": (delivery.cause or "")[-5000:]}
         self._log(run, trial.params(), metrics, tags)
+        if run.shown is not None:
+            run.shown |= {record.epoch: record.timestamp for record in records}
         self._set_status(run, STATUS_OF[delivery.state])
+
+    def _shown(self, run: _KnownRun, record: EpochRecord) -> int | None:
+        """The timestamp under which the run shows the epoch of ``record``; None when it does not."""
+        if run.shown is None:
+            points = self._client.get_metric_history(run.run_id, next(iter(record.metrics)))
+            run.shown = {point.step: point.timestamp for point in points}
+        return run.shown.get(record.epoch)
+
+    def _anew(self, trial: TrialConfig, old: _KnownRun) -> _KnownRun:
+        """A new run instead of ``old``, whose epochs are of a training that is lost with its checkpoint.
+
+        Both would be shown, each epoch twice: MLflow can take no metric back.
+        """
+        self._client.delete_run(old.run_id)
+        del self._runs[trial.trial_id]
+        return self._run_of(trial.trial_id, self._trial_name(trial), self._trial_tags(trial), "RUNNING")
 
     def _log(
         self,
@@ -371,7 +394,8 @@ class Tracker:
 
 
 def _known(run: Run) -> _KnownRun:
-    return _KnownRun(run.info.run_id, run.info.status, bool(run.data.params), run.data.tags.get("copy_of"))
+    shown: dict[int, int] | None = None if run.data.metrics else {}
+    return _KnownRun(run.info.run_id, run.info.status, bool(run.data.params), run.data.tags.get("copy_of"), shown)
 
 
 def final_metrics(record: EpochRecord) -> list[Metric]:

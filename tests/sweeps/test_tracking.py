@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,25 @@ def test_a_delivery_that_holds_earlier_ones_adds_what_is_new(desk: Desk) -> None
     tracker.write(Delivery(TRIAL, "finished", RECORDS))
     run = desk.run("toy", ID)
     assert [step for step, _, _ in desk.history(run, "val/nll")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("another_driver", [True, False])
+def test_epochs_that_are_trained_anew_stand_once(desk: Desk, another_driver: bool) -> None:
+    """A checkpoint was damaged: the same epochs come again at another time."""
+    tracker = desk.tracker(STUDY)
+    tracker.write(Delivery(TRIAL, "leased", RECORDS[:2]))
+    tracker.write(Delivery(STUDY.trials[0], "finished", RECORDS))
+    other = desk.run("toy", STUDY.trials[0].trial_id).info.run_id
+    again = tuple(replace(record, timestamp=record.timestamp + 60_000) for record in RECORDS)
+    tracker = desk.tracker(STUDY) if another_driver else tracker
+    for delivery in (Delivery(TRIAL, "leased", again[:1]), Delivery(TRIAL, "finished", again[1:])):
+        tracker.write(delivery)
+    [run] = [run for run in desk.runs("toy") if run.data.tags["key"] == ID]
+    assert run.info.status == "FINISHED"
+    for name in RECORDS[0].metrics:
+        assert desk.history(run, name) == [(one.epoch, one.timestamp, one.metrics[name]) for one in again]
+    assert desk.ledger.run_ids("toy")[ID] == run.info.run_id
+    assert desk.run("toy", STUDY.trials[0].trial_id).info.run_id == other
 
 
 def test_more_metrics_than_one_call_takes(desk: Desk) -> None:
