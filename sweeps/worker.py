@@ -5,6 +5,7 @@ Importing this module does not import torch, for the driver imports it as well.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -20,6 +21,7 @@ from trainer.declaration import ConfigError
 from trainer.machine import Machine
 from trainer.records import EpochRecord
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REPORT_EVERY_SECONDS = 5.0  # a report costs the driver some milliseconds, an epoch of a small trial not much more
 
 
@@ -91,6 +93,10 @@ def _train(config: dict[str, Any], pending: list[EpochRecord]) -> tuple[str, str
         return "out_of_memory", str(error)
     except ConfigError as error:
         return "failed", str(error)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return "failed", f"{error.filename}: {error.strerror}: make room; what was stored before is kept"
     return ("finished" if epochs == trial.epochs else "stopped"), None
 
 
