@@ -14,7 +14,7 @@ FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep plan probe status trial deliver gc forget report ui fetch digest test test-faults lint format types golden bench-trainer clean
+.PHONY: help install studies sweep plan probe status trial deliver gc forget report ui fetch digest test test-faults lint format types golden bench-trainer bench-engine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -96,6 +96,9 @@ golden: .venv/installed ## write the studies' golden files anew, for a diff to s
 
 bench-trainer: .venv/installed ## print what loading, an AMP step and a whole trial cost, as ratios, in three minutes
 	@$(RUN) -m benchmarks.trainer
+
+bench-engine: .venv/installed-test ## print what Ray, ledger, plans and MLflow cost beside the training, as ratios, in eight minutes
+	@$(RUN) -m benchmarks.engine
 
 install: .venv/installed ## make .venv with the pinned packages; the other targets do this by themselves
 

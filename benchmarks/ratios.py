@@ -27,8 +27,8 @@ class Ratio(NamedTuple):
 
     def __str__(self) -> str:
         verdict = "" if self.held is None else f"  asked for: {self.asked}{'' if self.held else ': MISSED'}"
-        spread = f"[{self.q1:.2f}, {self.q3:.2f}]"
-        return f"{self.name:52} {self.median:7.2f}  {spread:16} {self.rounds:3} rounds{verdict}"
+        spread = f"[{self.q1:.3f}, {self.q3:.3f}]"
+        return f"{self.name:52} {self.median:7.3f}  {spread:18} {self.rounds:3} rounds{verdict}"
 
     @property
     def held(self) -> bool | None:
