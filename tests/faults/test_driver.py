@@ -141,6 +141,16 @@ def test_of_two_drivers_one_goes_on_for_both(place: Workplace, undisturbed: Numb
     assert len({pid for trial in others for pid in trace[trial.trial_id]}) == 2
 
 
+def test_a_driver_with_nothing_left_waits_for_a_trial_that_takes_longer_than_a_lease(place: Workplace) -> None:
+    pause = 1.2 * LEASE_SECONDS / max(map(forward_passes, place.study.trials))
+    drivers = [place.run("--jobs", "1", "--seeds", "1", **{PAUSE: str(pause)}) for _ in range(2)]
+    assert [driver.wait(timeout=90) for driver in drivers] == [0, 0], place.printed
+    trace = place.trace()
+    for trial in place.study.trials[:2]:
+        assert len(trace[trial.trial_id]) == forward_passes(trial)
+    assert_one_trainer_at_a_time(place)
+
+
 def is_in_the_middle_of_its_third_trial(place: Workplace, driver: psutil.Process) -> bool:
     pids, trace = {child.pid for child in driver.children(recursive=True)}, place.trace()
     begun = [trial for trial in place.study.trials if set(trace[trial.trial_id]) & pids]
