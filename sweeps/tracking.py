@@ -154,6 +154,7 @@ class Tracker:
         self._client, self._study, self._ledger = client, study, ledger
         self._cells: dict[str, Cell] = {t.trial_id: cell for cell in study.cells() for t in cell.trials}
         self._provenance = provenance()
+        self._remote = not results.tracking_uri.startswith(SQLITE)
         self._experiment_id = self._ensure_experiment(results)
         self._runs = self._known_runs()
 
@@ -174,20 +175,25 @@ class Tracker:
         return str(existing.experiment_id)
 
     def _known_runs(self) -> dict[str, _KnownRun]:
-        """All runs of the experiment by key: the recorded one where a killed driver left a second."""
+        """The one run of each key. A killed driver can have left a second, and so can an answer that never came."""
         recorded = self._ledger.run_ids(self._study.name)
-        known: dict[str, _KnownRun] = {}
+        found: dict[str, dict[str, Run]] = {}
         for run in self._all_runs():
-            key = run.data.tags.get("key")
-            if key and (key not in known or run.info.run_id == recorded.get(key)):
-                known[key] = _known(run)
-        for key, found in list(known.items()):
-            if found.run_id != recorded.get(key):
-                stale = recorded.get(key)
-                winner = self._ledger.claim_run(self._study.name, key, found.run_id, instead_of=stale)
-                if winner != found.run_id:  # another driver made one at this very moment
-                    known[key] = _known(self._client.get_run(winner))
-        return known
+            if key := run.data.tags.get("key"):
+                found.setdefault(key, {})[run.info.run_id] = run
+        return {key: self._only_run(key, runs, recorded.get(key)) for key, runs in found.items()}
+
+    def _only_run(self, key: str, runs: Mapping[str, Run], recorded: str | None) -> _KnownRun:
+        """The recorded one of ``runs``, else one that is recorded from now on; the others are deleted.
+
+        If another driver has made one of these at this very moment it finds that its own is not the recorded one.
+        """
+        winner = recorded if recorded in runs else None
+        if winner is None:
+            winner = self._ledger.claim_run(self._study.name, key, next(iter(runs)), instead_of=recorded)
+        for run_id in runs.keys() - {winner}:
+            self._client.delete_run(run_id)
+        return _known(runs.get(winner) or self._client.get_run(winner))
 
     def _all_runs(self) -> Iterator[Run]:
         token: str | None = None
@@ -277,7 +283,12 @@ class Tracker:
         run.status = status
 
     def finish(self, states: Mapping[str, State]) -> None:
-        """Close the runs of cells, and the summary, whose trials are all over; reopen those that have work again."""
+        """Close the runs of cells, and the summary, whose trials are all over; reopen those that have work again.
+
+        Of what was made twice, because a server's answer was lost, one is left.
+        """
+        if self._remote:
+            self._runs |= self._known_runs()
         over = {SUMMARY: all(state in ENDED for state in states.values())}
         for trial_id, cell in self._cells.items():
             over[cell.cell_id] = over.get(cell.cell_id, True) and states[trial_id] in ENDED

@@ -255,16 +255,25 @@ def test_an_adopted_run_is_recorded(desk: Desk) -> None:
     assert desk.ledger.run_ids("toy").get(ID) == orphan.info.run_id
 
 
-def test_the_recorded_run_goes_before_an_orphan(desk: Desk) -> None:
+def test_the_recorded_run_stays_and_orphans_go(desk: Desk) -> None:
     desk.tracker(STUDY).write(Delivery(TRIAL, "leased"))
     recorded = desk.ledger.run_ids("toy")[ID]
     experiment = desk.experiment("toy")
     for start in (1, 2**41):  # older and newer than the recorded one
         desk.client.create_run(experiment.experiment_id, start_time=start, tags={"key": ID})
     desk.tracker(STUDY).write(Delivery(TRIAL, "finished", RECORDS))
-    statuses = {run.info.run_id: run.info.status for run in desk.runs("toy") if run.data.tags["key"] == ID}
-    assert statuses.pop(recorded) == "FINISHED"
-    assert "FINISHED" not in statuses.values()
+    assert (desk.run("toy", ID).info.run_id, desk.run("toy", ID).info.status) == (recorded, "FINISHED")
+    assert {run.data.tags["key"] for run in desk.runs("toy", ViewType.DELETED_ONLY)} == {ID}
+
+
+def test_of_orphans_alone_one_is_adopted(desk: Desk) -> None:
+    desk.tracker(STUDY)
+    experiment = desk.experiment("toy")
+    for _ in range(2):
+        desk.client.create_run(experiment.experiment_id, tags={"key": ID})
+    desk.tracker(STUDY).write(Delivery(TRIAL, "finished", RECORDS))
+    assert desk.run("toy", ID).info.run_id == desk.ledger.run_ids("toy")[ID]
+    assert desk.run("toy", ID).info.status == "FINISHED"
 
 
 def test_two_drivers_that_started_together_share_their_runs(desk: Desk) -> None:
