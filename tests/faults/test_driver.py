@@ -26,6 +26,7 @@ from tests.faults.harness import (
     assert_equals_undisturbed,
     driver_of,
     forward_passes,
+    processes,
     turns,
 )
 from tests.sweeps.test_children import is_gone
@@ -165,7 +166,7 @@ def test_terminated_it_keeps_all_but_the_epochs_under_way(
     """As batch schedulers do it: SIGTERM, and 5 s later SIGKILL. No checkpoint is due in the meantime."""
     process = place.run(**{PAUSE: "0.05", STORE_EVERY: "1000"})
     driver = driver_of(process)
-    place.wait_until(lambda: sum(len(pids) > 40 for pids in place.trace().values()) == 2)
+    place.wait_until(lambda: two_are_well_under_way(place))
     os.killpg(process.pid, signal.SIGTERM) if whole_group else driver.terminate()
     assert code_after_grace(process) == INTERRUPTED, place.printed
     assert "To go on: make sweep" in place.printed
@@ -177,6 +178,28 @@ def test_terminated_it_keeps_all_but_the_epochs_under_way(
     again = {trial: len(trace[trial.trial_id]) - forward_passes(trial) for trial in place.study.trials}
     assert all(0 <= passes <= forward_passes(trial, 1) for trial, passes in again.items()), again.values()
     assert_one_trainer_at_a_time(place)
+
+
+def test_terminated_with_all_that_it_has_started_it_goes_on_from_checkpoints(
+    place: Workplace, undisturbed: Numbers
+) -> None:
+    """As batch schedulers do it that know every process of a job: Ray cannot tell the trials to stop any more."""
+    process = place.run(**{PAUSE: "0.05"})
+    place.wait_until(lambda: two_are_well_under_way(place))
+    for each in processes(place):
+        with contextlib.suppress(psutil.Error):  # it may have ended with another
+            each.terminate()
+    assert code_after_grace(process) in (-signal.SIGKILL, INTERRUPTED), place.printed
+    assert "Traceback" not in place.printed
+    place.finish()
+    assert_equals_undisturbed(place, undisturbed)
+    trained_twice = passes_traced(place) - sum(map(forward_passes, place.study.trials))
+    assert trained_twice < 80, "not from their checkpoints: each had trained more than 40"
+    assert_one_trainer_at_a_time(place)
+
+
+def two_are_well_under_way(place: Workplace) -> bool:
+    return sum(len(pids) > 40 for pids in place.trace().values()) == 2
 
 
 def code_after_grace(process: subprocess.Popen[bytes]) -> int:
