@@ -80,6 +80,11 @@ def kind(trial: TrialConfig) -> str:
     return identity(costly)
 
 
+def memory_kind(trial: TrialConfig) -> str:
+    """The same for trials that take equally much of a GPU's memory: their methods differ in numbers at most."""
+    return identity({"kind": kind(trial), "method": type(trial.method).__name__})
+
+
 def measured(
     trial: TrialConfig, records: Sequence[EpochRecord], hardware: str, checkpoint_bytes: int | None
 ) -> Measured | None:

@@ -7,60 +7,35 @@ one trial at a time, and its actors are reused: starting a process and importing
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sweeps.children import children_join, group_that_ends_with_us
+from sweeps.cluster import count, private_folder, ray_for  # first: Ray finds its settings made when it is imported
+
+# isort: split
+from ray import tune
+from ray.tune.search import Searcher
+
 from sweeps.delivery import Courier, Heartbeat
 from sweeps.estimate import measured
 from sweeps.hardware import hardware
 from sweeps.ledger import LEASE_SECONDS, Failure, LedgerRow, Measured, State
 from sweeps.progress import Progress
+from sweeps.resources import Room
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import Delivery
-from trainer.declaration import ConfigError
-from trainer.files import is_alive
+from sweeps.worker import Report, demand, job, run_trial
 from trainer.machine import Machine
 from trainer.records import EpochRecord
 
-QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_process_group_cleanup_enabled": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-}
-"""Ray's settings: no table, no reports home, workers in the raylet's process group (it ends with us; theirs would not),
-no files a trial, and time for a reused actor's last thread to end."""
-
-os.environ.update(QUIET)  # Ray reads some of them, and how it authenticates, when it is imported
-# A token in the environment keeps Ray from writing one to the home folder; without one its ports would be open.
-os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
-
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
-
-from sweeps.worker import Report, job, run_trial  # noqa: E402
-
-SHORT_FOLDER = "/tmp"  # noqa: S108  only folders that mkdtemp makes there are used
-OBJECT_STORE_BYTES = 100 * 2**20
 LOST_WORKER_TRIES = 3
 STATES: dict[str, State] = {
     "finished": "finished",
@@ -130,7 +105,7 @@ def run_to_the_end(launch: Launch) -> bool:
     """
     heartbeat = Heartbeat(launch.sweep.ledger, launch.owner, every=LEASE_SECONDS / 5)
     try:
-        with _local_ray(launch) as stop:
+        with _stoppable_ray(launch) as stop:
             while (left := _left(launch)) and not stop.event.is_set():
                 if any(row.state == "pending" and row.failure is None for row in left.values()):
                     _fit(launch, list(left), stop)
@@ -149,14 +124,13 @@ def _left(launch: Launch) -> dict[str, LedgerRow]:
 
 
 def _fit(launch: Launch, trial_ids: Sequence[str], stop: Stop, second_pass: bool = False) -> None:
-    gpus = _gpus_a_trial(launch.sweep.device)
-    jobs = min(launch.sweep.jobs, int(_cluster_gpus())) if gpus else launch.sweep.jobs
-    jobs = 1 if second_pass else jobs
-    launch.progress.at_once(jobs)
-    searcher = LedgerSearcher(launch, trial_ids, jobs, stop, second_pass)
+    room = Room(launch.sweep, count("CPU"), count("GPU"), alone=second_pass)
+    searcher = LedgerSearcher(launch, trial_ids, room, stop, second_pass)
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"cpu": 1.0, "gpu": gpus}),
-        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=jobs, reuse_actors=True),
+        tune.with_resources(run_trial, demand),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=room.jobs, reuse_actors=True
+        ),
         run_config=tune.RunConfig(
             storage_path=str(stop.file.parent / "tune"),
             verbose=0,
@@ -166,19 +140,6 @@ def _fit(launch: Launch, trial_ids: Sequence[str], stop: Stop, second_pass: bool
     )
     tuner.fit()
     searcher.give_back()
-
-
-def _cluster_gpus() -> float:
-    return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-
-
-def _gpus_a_trial(device: str) -> float:
-    """Raises ConfigError when GPUs are asked for that Ray does not see: Tune would wait for them for ever."""
-    if device == "cpu":
-        return 0.0
-    if _cluster_gpus() < 1:
-        raise ConfigError("--device cuda: Ray sees no GPU on this machine: train with --device cpu")
-    return 1.0
 
 
 class _KeepTrials(tune.Callback):
@@ -198,16 +159,17 @@ class LedgerSearcher(Searcher):
     """
 
     def __init__(
-        self, launch: Launch, trial_ids: Sequence[str], jobs: int, stop: Stop, second_pass: bool = False
+        self, launch: Launch, trial_ids: Sequence[str], room: Room, stop: Stop, second_pass: bool = False
     ) -> None:
         super().__init__()
         self.tune_trials: list[Any] = []
-        self._launch, self._sweep, self._jobs, self._stop = launch, launch.sweep, jobs, stop
+        self._launch, self._sweep, self._room, self._stop = launch, launch.sweep, room, stop
         self._second_pass = second_pass
         self._wanted = set(trial_ids)
         self._trials = [trial for trial in launch.sweep.study.trials if trial.trial_id in self._wanted]
         self._by_id = {trial.trial_id: trial for trial in self._trials}
         self._live: dict[str, str] = {}
+        self._shares: dict[str, float] = {}
         self._deaths: dict[str, int] = {}
         self._records: dict[str, list[EpochRecord]] = {}
 
@@ -231,19 +193,30 @@ class LedgerSearcher(Searcher):
         self._fail_lost_trials()
         if self._stop.event.is_set():
             return Searcher.FINISHED
-        if len(self._live) >= self._jobs:
+        if len(self._live) >= self._room.jobs:
             return None
-        ids = [trial.trial_id for trial in self._trials if trial.trial_id in self._wanted]
-        row = self._sweep.ledger.lease(ids, self._launch.owner, self._sweep.study.name, self._second_pass)
+        row = self._sweep.ledger.lease(self._fitting(), self._launch.owner, self._sweep.study.name, self._second_pass)
         if row is None:
             return None if self._live else Searcher.FINISHED
-        self._launch.progress.started(row.trial_id)
         self._live[trial_id] = row.trial_id
-        self._launch.courier.send(Delivery(self._by_id[row.trial_id], "leased"))
-        machine = Machine(
-            data_dir=self._sweep.results.data, device=self._sweep.device, threads=1, code_dir=self._sweep.code_dir
-        )
-        return job(row.params, self._sweep.results.checkpoint(row.trial_id), machine, self._stop.file)
+        return self._started(row)
+
+    def _fitting(self) -> list[str]:
+        """What is left of the trials, in order, but for those that would have to wait for room."""
+        left = [trial for trial in self._trials if trial.trial_id in self._wanted]
+        held = [self._shares[trial_id] for trial_id in self._live.values()]
+        return [trial.trial_id for trial in self._room.fitting(left, held)]
+
+    def _started(self, row: LedgerRow) -> dict[str, Any]:
+        """The job of a trial that was just leased."""
+        trial, sweep, room = self._by_id[row.trial_id], self._sweep, self._room
+        share = self._shares[row.trial_id] = room.share(trial)
+        self._launch.progress.at_once(room.at_once(trial))
+        self._launch.progress.started(row.trial_id)
+        self._launch.courier.send(Delivery(trial, "leased"))
+        machine = Machine(data_dir=sweep.results.data, device=sweep.device, threads=1, code_dir=sweep.code_dir)
+        checkpoint = sweep.results.checkpoint(row.trial_id)
+        return job(row.params, checkpoint, machine, self._stop.file, share, room.to_find_out(trial))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report of the worker: deliver its records; settle the trial when it says how it ended."""
@@ -253,6 +226,8 @@ class LedgerSearcher(Searcher):
         report = Report.decode(result)
         self._records.setdefault(ours, []).extend(report.records)
         self._launch.progress.trained(ours, report.records)
+        if report.memory is not None:
+            self._room.learn(self._by_id[ours], report.memory)
         if report.outcome is not None:
             del self._live[trial_id]
             self._ended(ours, report, report.outcome)
@@ -312,48 +287,17 @@ class LedgerSearcher(Searcher):
 
 
 @contextlib.contextmanager
-def _local_ray(launch: Launch) -> Iterator[Stop]:
-    """A Ray of our own on this machine, quiet, behind a token; signals set the Stop that is given."""
-    folder = _private_folder()
-    stop = Stop(launch, folder / "stop")
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+def _stoppable_ray(launch: Launch) -> Iterator[Stop]:
+    """Ray, for as long as this lasts; signals set the Stop that is given."""
     signals = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, stop) for number in signals}
-    try:
-        with group_that_ends_with_us(folder) as group, _ray_in(group, folder, launch.sweep.jobs):
-            for number in signals:
-                signal.signal(number, stop)  # again: Ray has put a handler of its own in place of one of them
-            yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _ray_in(group: int, folder: Path, jobs: int) -> Iterator[None]:
-    try:
-        with children_join(group):
-            ray.init(
-                address="local",
-                num_cpus=jobs,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _temp_dir=str(folder),
-            )
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _private_folder() -> Path:
-    """A folder for Ray's sockets, sessions and Tune's files, with a short name: a socket's path has 107 bytes."""
-    short = Path(SHORT_FOLDER if Path(SHORT_FOLDER).is_dir() else tempfile.gettempdir())
-    for old in short.glob("sweep-*-*"):
-        with contextlib.suppress(OSError, ValueError):  # somebody else's folder, or one that goes away just now
-            if not is_alive(int(old.name.split("-")[1])) and time.time() - old.stat().st_mtime > 60:
-                shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"sweep-{os.getpid()}-", dir=short))
+    with private_folder() as folder:
+        stop = Stop(launch, folder / "stop")
+        previous = {number: signal.signal(number, stop) for number in signals}
+        try:
+            with ray_for(launch.sweep.jobs, folder):
+                for number in signals:
+                    signal.signal(number, stop)  # again: Ray has put a handler of its own in place of one of them
+                yield stop
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

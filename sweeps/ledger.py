@@ -22,6 +22,7 @@ from sqlalchemy.schema import CreateTable
 
 from trainer.config import TrialConfig, canonical_json
 from trainer.declaration import ConfigError
+from trainer.records import GpuMemory
 
 State = Literal["pending", "leased", "finished", "diverged", "failed"]
 OVER: frozenset[State] = frozenset({"finished", "diverged"})
@@ -75,6 +76,14 @@ _failures = sql.Table(  # came later, likewise: a trial that failed before it is
     _schema,
     sql.Column("trial_id", sql.String(16), primary_key=True),
     sql.Column("failure", sql.String(16), nullable=False),
+)
+_gpu_memory = sql.Table(  # came later, likewise
+    "gpu_memory",
+    _schema,
+    sql.Column("kind", sql.String(16), primary_key=True),
+    sql.Column("hardware", sql.String(128), primary_key=True),
+    sql.Column("taken_bytes", sql.BigInteger, nullable=False),
+    sql.Column("gpu_bytes", sql.BigInteger, nullable=False),
 )
 
 
@@ -274,6 +283,22 @@ class Ledger:
             for some in _chunks(kinds):
                 here = _measured.c.kind.in_(some) & (_measured.c.hardware == hardware)
                 found.extend(Measured(*row[1:]) for row in connection.execute(sql.select(_measured).where(here)))
+        return found
+
+    def keep_gpu_memory(self, kind: str, hardware: str, memory: GpuMemory) -> None:
+        """What a trial of this kind took on this hardware; the last one measured stands."""
+        insert = self._insert(_gpu_memory).values(kind=kind, hardware=hardware, **asdict(memory))
+        with self._engine.begin() as connection:
+            connection.execute(insert.on_conflict_do_update(index_elements=["kind", "hardware"], set_=asdict(memory)))
+
+    def gpu_memory(self, kinds: Sequence[str], hardware: str) -> dict[str, GpuMemory]:
+        """What trials of these kinds took on this hardware, by kind; without those that were not measured there."""
+        found: dict[str, GpuMemory] = {}
+        with self._engine.connect() as connection:
+            for some in _chunks(kinds):
+                here = _gpu_memory.c.kind.in_(some) & (_gpu_memory.c.hardware == hardware)
+                for row in connection.execute(sql.select(_gpu_memory).where(here)):
+                    found[row.kind] = GpuMemory(row.taken_bytes, row.gpu_bytes)
         return found
 
     def release(self, owner: str) -> None:

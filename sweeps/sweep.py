@@ -32,7 +32,8 @@ def with_pending(study: Study, rows: Mapping[str, LedgerRow]) -> dict[str, Ledge
 class Sweep:
     """One call of ``run``. reference: what the user called the study. jobs: trials at a time. device: cpu or cuda.
 
-    declared: the whole study. selection: which of its trials this call is about.
+    declared: the whole study. selection: which of its trials this call is about. gpus_per_trial: a share of a GPU for
+    each; None for as many trials on a GPU as fit into its memory.
     """
 
     declared: Study
@@ -42,6 +43,7 @@ class Sweep:
     jobs: int
     device: str
     selection: Selection = ALL
+    gpus_per_trial: float | None = None
 
     @cached_property
     def study(self) -> Study:

@@ -16,10 +16,11 @@ from typing import Any
 
 from ray import tune
 
+from sweeps.packing import trials_per_gpu
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Machine
-from trainer.records import EpochRecord
+from trainer.records import EpochRecord, GpuMemory
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REPORT_EVERY_SECONDS = 5.0  # a report costs the driver some milliseconds, an epoch of a small trial not much more
@@ -30,11 +31,13 @@ class Report:
     """A worker's message: records that are on disk and, in the last one, the outcome.
 
     outcome: ``finished``, ``diverged``, ``failed``, ``out_of_memory`` or ``stopped``; None while the trial goes on.
+    memory: of its GPU that it took, where that was to be measured.
     """
 
     records: tuple[EpochRecord, ...]
     outcome: str | None = None
     cause: str | None = None
+    memory: GpuMemory | None = None
 
     def encode(self) -> dict[str, Any]:
         """As a Tune result: one string, which Tune neither flattens nor looks into."""
@@ -44,31 +47,72 @@ class Report:
     def decode(cls, result: dict[str, Any]) -> Report:
         """The inverse of ``encode``."""
         plain = json.loads(result["report"])
-        return cls(tuple(EpochRecord(**record) for record in plain["records"]), plain["outcome"], plain["cause"])
+        records = tuple(EpochRecord(**record) for record in plain["records"])
+        memory = GpuMemory(**plain["memory"]) if plain["memory"] else None
+        return cls(records, plain["outcome"], plain["cause"], memory)
 
 
-def job(params: str, checkpoint: Path, machine: Machine, stop_file: Path) -> dict[str, Any]:
+def job(
+    params: str, checkpoint: Path, machine: Machine, stop_file: Path, gpu: float = 0.0, most_on_gpu: int = 0
+) -> dict[str, Any]:
     """The Tune configuration of a trial: plain values, so that Tune may copy and print them.
 
     params: the canonical JSON of the trial's parameters. stop_file: once it exists the trial ends at its next batch.
+    gpu: the share of a GPU that it is given. most_on_gpu: see ``_Scout``; 0 where there is nothing to find out.
     """
     facts = {name: str(getattr(machine, name)) for name in ("data_dir", "device", "threads", "code_dir")}
-    return {"params": params, "checkpoint": str(checkpoint), "stop_file": str(stop_file), **facts}
+    files = {"checkpoint": str(checkpoint), "stop_file": str(stop_file)}
+    return {"params": params, **files, "gpu": gpu, "most_on_gpu": most_on_gpu, **facts}
+
+
+def demand(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a job takes of Ray's resources: trials have one thread each."""
+    return tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": config["gpu"]}])
+
+
+@dataclass(slots=True)
+class _Scout:
+    """Finds out what a trial that has a GPU to itself takes of its memory; ``most`` trials may share it in any case.
+
+    As soon as that is known, after an epoch, the trial gives its GPU back when others fit beside it: it goes on from
+    its checkpoint with a share of one. A trial may take a day, and all that time there would be room for others.
+    """
+
+    device: str
+    most: int
+    memory: GpuMemory | None = None
+
+    def __post_init__(self) -> None:
+        if self.most:
+            from trainer.memory import forget_peak
+
+            forget_peak(self.device)
+
+    def should_share(self) -> bool:
+        """Asked after each epoch that is on disk; those of an earlier stint come before anything is on the GPU."""
+        if not self.most or self.memory:
+            return False
+        from trainer.memory import gpu_memory
+
+        self.memory = gpu_memory(self.device)
+        return self.memory is not None and trials_per_gpu(self.memory, self.most) > 1
 
 
 def run_trial(config: dict[str, Any]) -> None:
     """The Tune trainable. An error of the trial is reported, so that the process lives on for the next trial."""
     pending: list[EpochRecord] = []
+    scout: _Scout | None = None
     try:
-        outcome, cause = _train(config, pending)
+        scout = _Scout(config["device"], config["most_on_gpu"])
+        outcome, cause = _train(config, pending, scout)
     except Exception as error:
         if _breaks_the_process(error):
             raise
         outcome, cause = "failed", traceback.format_exc()
-    tune.report(Report(tuple(pending), outcome, cause).encode())
+    tune.report(Report(tuple(pending), outcome, cause, scout.memory if scout else None).encode())
 
 
-def _train(config: dict[str, Any], pending: list[EpochRecord]) -> tuple[str, str | None]:
+def _train(config: dict[str, Any], pending: list[EpochRecord], scout: _Scout) -> tuple[str, str | None]:
     from trainer.loop import Diverged, OutOfMemory, train
 
     trial = TrialConfig.from_params(json.loads(config["params"]))
@@ -83,8 +127,10 @@ def _train(config: dict[str, Any], pending: list[EpochRecord]) -> tuple[str, str
         for record in train(trial, machine, Path(config["checkpoint"]), stop=lambda: os.path.exists(stop_file)):
             pending.append(record)
             epochs = record.epoch
+            if scout.should_share() and epochs < trial.epochs:
+                break
             if epochs < trial.epochs and time.monotonic() - reported > REPORT_EVERY_SECONDS:
-                tune.report(Report(tuple(pending)).encode())
+                tune.report(Report(tuple(pending), memory=scout.memory).encode())
                 pending.clear()
                 reported = time.monotonic()
     except Diverged as error:

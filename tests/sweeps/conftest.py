@@ -72,7 +72,8 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     engine = sql.create_engine(url)
     tables = sql.MetaData()
     tables.reflect(
-        engine, only=lambda name, _: name in {"ledger_version", "trials", "mlflow_runs", "measured", "failures"}
+        engine,
+        only=lambda name, _: name in {"ledger_version", "trials", "mlflow_runs", "measured", "failures", "gpu_memory"},
     )
     tables.drop_all(engine)
     engine.dispose()

@@ -11,6 +11,7 @@ import sqlalchemy as sql
 
 from sweeps.launch import Launch, LedgerSearcher, Stop, _left
 from sweeps.ledger import Failure, Ledger, State
+from sweeps.resources import Room
 from sweeps.sweep import Sweep
 from sweeps.tracking import Delivery
 from sweeps.worker import Report
@@ -128,6 +129,8 @@ class Office:
 
     def show(self, _states: object) -> None: ...
 
+    def at_once(self, _jobs: int) -> None: ...
+
     def started(self, _trial_id: str) -> None: ...
 
     def trained(self, _trial_id: str, _records: object) -> None: ...
@@ -146,8 +149,8 @@ class Driver:
         self.searcher = self.searchers(second_pass=False)
 
     def searchers(self, second_pass: bool) -> LedgerSearcher:
-        jobs = 1 if second_pass else self.jobs
-        return LedgerSearcher(self.launch, list(IDS), jobs, Stop(self.launch, self.folder / "stop"), second_pass)
+        room = Room(self.launch.sweep, cpus=self.jobs, gpus=0, alone=second_pass)
+        return LedgerSearcher(self.launch, list(IDS), room, Stop(self.launch, self.folder / "stop"), second_pass)
 
     def ask(self) -> str | None:
         """The id of the trial that is handed out, by which it is told of as well; None when there is none now."""
@@ -276,7 +279,7 @@ def test_the_passes_follow_each_other(driver: Driver, monkeypatch: pytest.Monkey
         return all(ledger.settle(trial_id, "another", "finished") for trial_id in IDS[1:])
 
     monkeypatch.setattr(module, "_fit", fit)
-    monkeypatch.setattr(module, "_local_ray", lambda _launch: _Entered(stop))
+    monkeypatch.setattr(module, "_stoppable_ray", lambda _launch: _Entered(stop))
     monkeypatch.setattr(stop.event, "wait", wait)
     assert module.run_to_the_end(driver.launch)
     assert passes == {"pending": [False, True], "leased": [True], "over": [True]}[others]

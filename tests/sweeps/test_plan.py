@@ -546,12 +546,15 @@ def test_training_again_measures_again(ledger: Ledger) -> None:
 
 def test_a_finished_trial_is_measured_by_its_driver(ledger: Ledger, results: Results, tmp_path: Path) -> None:
     from sweeps.launch import Launch, LedgerSearcher, Stop
+    from sweeps.resources import Room
     from sweeps.worker import Report
 
     class Silent:
         def send(self, _delivery: object) -> None: ...
 
         def show(self, _states: object) -> None: ...
+
+        def at_once(self, _jobs: int) -> None: ...
 
         def started(self, _trial_id: str) -> None: ...
 
@@ -561,7 +564,8 @@ def test_a_finished_trial_is_measured_by_its_driver(ledger: Ledger, results: Res
 
     silent: Any = Silent()
     launch = Launch(Sweep(STUDY, "toy", results, ledger, 1, "cpu"), silent, silent)
-    searcher = LedgerSearcher(launch, [trial.trial_id for trial in STUDY.trials], 1, Stop(launch, tmp_path / "stop"))
+    room = Room(launch.sweep, cpus=1, gpus=0)
+    searcher = LedgerSearcher(launch, [trial.trial_id for trial in STUDY.trials], room, Stop(launch, tmp_path / "stop"))
     trial = STUDY.trials[0]
     results.checkpoint(trial.trial_id).parent.mkdir()
     results.checkpoint(trial.trial_id).write_bytes(b"x" * 321)
