@@ -10,6 +10,8 @@ RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 MACHINE = $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
+SHARE = $(if $(GPUS_PER_TRIAL),--gpus-per-trial $(GPUS_PER_TRIAL))
+ADDRESS = $(if $(RAY_ADDRESS),--address $(RAY_ADDRESS))
 FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS))
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 
@@ -24,10 +26,11 @@ help: ## list the targets
 	@echo "ONLY='method=Amp seed=0', of the declared trials those; SEEDS=N, the first N seeds of each cell;"
 	@echo "MAX_HOURS, MAX_TRIALS: refuse to train more; YES=1, do not ask about it;"
 	@echo "TRIAL, of trial and forget; DRY_RUN=1, of gc;"
-	@echo "JOBS, trials at a time; DEVICE=cuda, a GPU a trial; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
+	@echo "GPUS_PER_TRIAL=0.25, four trials on a GPU; RAY_ADDRESS=HOST:PORT or auto, of a Ray that is up;"
+	@echo "JOBS, trials at a time; DEVICE=cuda, on GPUs; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
 
 sweep: .venv/installed ## train what STUDY still lacks, then show its table and draw its figures
-	@$(RUN) -m sweeps run '$(STUDY)' $(MACHINE) $(FILTERS) $(BUDGET); code=$$?; \
+	@$(RUN) -m sweeps run '$(STUDY)' $(MACHINE) $(SHARE) $(ADDRESS) $(FILTERS) $(BUDGET); code=$$?; \
 	[ $$code -le 1 ] || exit $$code; \
 	$(RUN) -m analysis report '$(STUDY)' && $(RUN) -m sweeps publish '$(STUDY)' && exit $$code
 
@@ -38,7 +41,7 @@ studies: .venv/installed ## list the built-in studies
 	@$(RUN) -m sweeps list
 
 plan: .venv/installed ## show the cells of STUDY, how much of it is finished, and what the rest will take
-	@$(RUN) -m sweeps plan '$(STUDY)' $(MACHINE) $(FILTERS)
+	@$(RUN) -m sweeps plan '$(STUDY)' $(MACHINE) $(SHARE) $(FILTERS)
 
 probe: .venv/installed ## measure the probes that STUDY declares of its finished trials; sweep does it as well
 	@$(RUN) -m sweeps probe '$(STUDY)' $(MACHINE)

@@ -22,10 +22,11 @@ from sweeps.data import fetch, printable, require_data, take_in
 from sweeps.filters import Selection, refuse_hyper_parameters
 from sweeps.hardware import cores
 from sweeps.ledger import OVER, Ledger, LedgerRow
+from sweeps.packing import LEAST_SHARE
 from sweeps.plan import lines, make_plan
 from sweeps.power import power_lines
 from sweeps.status import status_lines
-from sweeps.sweep import INTERRUPTED, Sweep, code_folder, with_pending
+from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, Sweep, code_folder, with_pending
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
 
@@ -75,11 +76,11 @@ def _commands() -> Iterator[tuple[Any, ...]]:
     """What does it, what it says of itself, and what adds its arguments."""
     yield _list, "list the built-in studies"
     text = "show a study's cells, how much of it is finished, and what the rest will take"
-    yield _plan, text, _add_study, _add_filters, _add_jobs, _add_device
+    yield _plan, text, _add_study, _add_filters, _add_jobs, _add_device, _add_share
     yield _fetch, "bring a study's data into the data folder, from the network where need be", _add_study, _add_filters
     yield _digest, "read a folder of your own images and print the line by which a study declares them", _add_images
     text = "train what is not finished yet, then measure the probes that the study declares"
-    yield _run, text, _add_study, _add_filters, _add_budget, _add_jobs, _add_device
+    yield _run, text, _add_study, _add_filters, _add_budget, _add_jobs, _add_device, _add_share, _add_address
     yield _probe, "measure the declared probes of the finished trials", _add_study, _add_jobs, _add_device
     yield _status, "show how far a study is, and why trials failed", _add_study, _add_filters
     text = "train one trial in the foreground to watch it; nothing of it is kept"
@@ -128,6 +129,18 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
 
 
+def _add_share(parser: argparse.ArgumentParser) -> None:
+    text = "of a GPU, 0.25 for four trials on each (default: as many as fit, which the first of a kind finds out)"
+    parser.add_argument("--gpus-per-trial", metavar="F", type=_share, help=text)
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    text = (
+        f"of a Ray that is up, HOST:PORT or auto (default: {ADDRESS_VARIABLE}, else a Ray of our own on this machine)"
+    )
+    parser.add_argument("--address", metavar="ADDRESS", help=text)
+
+
 def _add_port(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=5000, help="default: %(default)s")
 
@@ -153,6 +166,18 @@ def _hours(text: str) -> float:
     if not 0 < hours < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours > 0")
     return hours
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if share > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than one: a trial uses one GPU, or a share of it")
+    if not LEAST_SHARE <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share of a GPU from {LEAST_SHARE} to 1")
+    return share
 
 
 def _positive(text: str) -> int:
@@ -210,10 +235,20 @@ def _jobs(options: argparse.Namespace, study: Study) -> int:
     return min(int(options.jobs), study.at_once or int(options.jobs))
 
 
+def _gpus_per_trial(options: argparse.Namespace) -> float | None:
+    """Raises ConfigError on a CPU."""
+    share: float | None = options.gpus_per_trial
+    if share is not None and options.device != "cuda":
+        raise ConfigError(
+            f"--gpus-per-trial {share:g}: trials on a CPU take no GPU: leave it out, or --device cuda"
+        )
+    return share
+
+
 def _plan(options: argparse.Namespace) -> int:
-    declared = find(options.study)
+    declared, gpus = find(options.study), _gpus_per_trial(options)
     study, ledger = _selection(options).of(declared), _existing_ledger()
-    plan = make_plan(study, _rows(study, ledger), ledger, _jobs(options, declared), options.device)
+    plan = make_plan(study, _rows(study, ledger), ledger, _jobs(options, declared), options.device, gpus)
     known = ledger.measured([trial.trial_id for trial in declared.trials]) if ledger else {}
     print("\n".join([*lines(plan), *power_lines(declared, study, known)]))
     return 0
@@ -264,18 +299,20 @@ def _forget(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    declared, selection = find(options.study), _selection(options)
+    declared, selection, gpus = find(options.study), _selection(options), _gpus_per_trial(options)
     study = selection.of(declared)
     results, ledger = _open(declared)
     jobs = _jobs(options, declared)
-    sweep = Sweep(declared, options.study, results, ledger, jobs, options.device, selection)
+    sweep = Sweep(declared, options.study, results, ledger, jobs, options.device, selection, gpus)
     rows = sweep.rows()
     require_data([trial for trial in study.trials if rows[trial.trial_id].state not in OVER], results.data, sweep.named)
-    plan = make_plan(study, rows, ledger, jobs, options.device)
+    plan = make_plan(study, rows, ledger, jobs, options.device, gpus)
     if not Budget(options.yes, options.max_hours, options.max_trials).approve(plan):
         print("Nothing was trained")
         return INTERRUPTED
 
+    if options.address is not None:
+        os.environ[ADDRESS_VARIABLE] = options.address  # where Ray itself looks as well
     from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
 
     return run(sweep, plan.time() if plan.seconds else "time not known yet", plan.peak)

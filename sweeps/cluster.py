@@ -17,11 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sweeps.children import children_join, group_that_ends_with_us
+from sweeps.sweep import ADDRESS_VARIABLE
 from trainer.declaration import ConfigError
 from trainer.files import is_alive
-
-ADDRESS_VARIABLE = "RAY_ADDRESS"
-"""Ray's own name for the address of a Ray to join; ``--address`` sets it."""
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",

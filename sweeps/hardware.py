@@ -47,9 +47,9 @@ def _field(file: Path, name: str) -> str | None:
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), None)
 
 
-def at_a_time(jobs: int, device: str) -> int:
-    """How many trials run at a time: each has a core, or a GPU, of its own."""
-    return min(jobs, len(gpus()) or jobs) if device == "cuda" else jobs
+def at_a_time(jobs: int, device: str, per_gpu: int = 1) -> int:
+    """How many trials run at a time: each has a core of its own, and so many share a GPU."""
+    return min(jobs, len(gpus()) * per_gpu or jobs) if device == "cuda" else jobs
 
 
 def matmul_peak(device: str) -> float | None:

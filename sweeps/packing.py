@@ -8,6 +8,7 @@ HEADROOM = 0.1
 """Assumed. Of a trial's memory: what later epochs, and a GPU in many small pieces, may take on top of the first."""
 UNITS = 10_000
 """Ray counts resources in ten-thousandths."""
+LEAST_SHARE = 1 / UNITS
 
 
 def trials_per_gpu(memory: GpuMemory, most: int) -> int:

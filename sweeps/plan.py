@@ -13,6 +13,7 @@ from search_spaces.study import Study
 from sweeps.estimate import SHARE_OF_PEAK, Estimate, Known, Source, kind, wall_seconds
 from sweeps.hardware import at_a_time, hardware, matmul_peak
 from sweeps.ledger import OVER, Ledger, LedgerRow, Measured, State
+from sweeps.packing import trials_that_share
 from sweeps.table import aligned, short_labels
 from trainer.config import TrialConfig
 from trainer.machine import Results
@@ -102,15 +103,26 @@ class Plan:
         return f"about {size(self.needed_bytes)} for checkpoints{rest}; {free}"
 
 
-def make_plan(study: Study, rows: Mapping[str, LedgerRow], known: Ledger | None, jobs: int, device: str) -> Plan:
-    """Plan ``study`` for this machine. known: where measured times are looked up, if there is a ledger yet."""
+def make_plan(
+    study: Study,
+    rows: Mapping[str, LedgerRow],
+    known: Ledger | None,
+    jobs: int,
+    device: str,
+    gpus_per_trial: float | None = None,
+) -> Plan:
+    """Plan ``study`` for this machine. known: where measured times are looked up, if there is a ledger yet.
+
+    gpus_per_trial: without it a GPU for each trial is planned, though more may turn out to fit on one.
+    """
     to_train = [trial for trial in study.trials if rows[trial.trial_id].state not in OVER | {"leased"}]
     kinds = list(dict.fromkeys(map(kind, to_train)))
     found = known.measured_kinds(kinds, hardware(device)) if known and kinds else []
     needs_peak = {one.kind for one in found} != set(kinds)
     peak = matmul_peak(device) if needs_peak else None
     free = shutil.disk_usage(_existing(Results.here().root)).free
-    return Plan(study, rows, _estimates(to_train, found, peak), at_a_time(jobs, device), device, peak, free)
+    at_once = at_a_time(jobs, device, trials_that_share(gpus_per_trial or 1))
+    return Plan(study, rows, _estimates(to_train, found, peak), at_once, device, peak, free)
 
 
 def _estimates(trials: Iterable[TrialConfig], found: Iterable[Measured], peak: float | None) -> dict[str, Estimate]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sweeps.estimate import memory_kind
 from sweeps.hardware import hardware
 from sweeps.packing import share, trials_per_gpu, trials_that_share
-from sweeps.sweep import Sweep
+from sweeps.sweep import ADDRESS_VARIABLE, Sweep
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.records import GpuMemory
@@ -26,9 +26,9 @@ class Room:
 
     def __init__(self, sweep: Sweep, cpus: int, gpus: int, alone: bool = False) -> None:
         if cpus < 1:
-            raise ConfigError("RAY_ADDRESS: that Ray has no CPU for trials: start its nodes with --num-cpus")
+            raise ConfigError(f"{ADDRESS_VARIABLE}: that Ray has no CPU for trials: start its nodes with --num-cpus")
         if sweep.device == "cuda" and gpus < 1:
-            raise ConfigError("--device cuda: Ray sees no GPU on this machine: train with --device cpu")
+            raise ConfigError("--device cuda: Ray sees no GPU: train with --device cpu")
         self.jobs = 1 if alone else min(sweep.jobs, cpus)
         self._gpus = gpus if sweep.device == "cuda" else 0
         self._given = WHOLE if alone else sweep.gpus_per_trial

@@ -13,6 +13,8 @@ from sweeps.filters import ALL, Selection
 from sweeps.ledger import Ledger, LedgerRow
 from trainer.machine import Results
 
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+"""Ray's own name for the address of a Ray to join; ``--address`` sets it."""
 INTERRUPTED = 130  # the exit code of a shell's Ctrl-C
 
 
