@@ -22,6 +22,7 @@ from sweeps.cluster import count, private_folder, ray_for  # first: Ray finds it
 
 # isort: split
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.search import Searcher
 
 from sweeps.delivery import Courier, Heartbeat
@@ -138,7 +139,10 @@ def _fit(launch: Launch, trial_ids: Sequence[str], stop: Stop, second_pass: bool
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except TuneError as error:  # Tune makes text of what its searcher raises: of the ledger's errors
+        raise error.__context__ or error from None
     searcher.give_back()
 
 
@@ -166,8 +170,8 @@ class LedgerSearcher(Searcher):
         self._launch, self._sweep, self._room, self._stop = launch, launch.sweep, room, stop
         self._second_pass = second_pass
         self._wanted = set(trial_ids)
-        self._trials = [trial for trial in launch.sweep.study.trials if trial.trial_id in self._wanted]
-        self._by_id = {trial.trial_id: trial for trial in self._trials}
+        trials = zip(launch.sweep.trial_ids, launch.sweep.study.trials, strict=True)
+        self._by_id = {ours: trial for ours, trial in trials if ours in self._wanted}
         self._live: dict[str, str] = {}
         self._shares: dict[str, float] = {}
         self._deaths: dict[str, int] = {}
@@ -203,20 +207,19 @@ class LedgerSearcher(Searcher):
 
     def _fitting(self) -> list[str]:
         """What is left of the trials, in order, but for those that would have to wait for room."""
-        left = [trial for trial in self._trials if trial.trial_id in self._wanted]
-        held = [self._shares[trial_id] for trial_id in self._live.values()]
-        return [trial.trial_id for trial in self._room.fitting(left, held)]
+        left = (trial_id for trial_id in self._by_id if trial_id in self._wanted)
+        return self._room.fitting(left, [self._shares[trial_id] for trial_id in self._live.values()])
 
     def _started(self, row: LedgerRow) -> dict[str, Any]:
         """The job of a trial that was just leased."""
         trial, sweep, room = self._by_id[row.trial_id], self._sweep, self._room
-        share = self._shares[row.trial_id] = room.share(trial)
-        self._launch.progress.at_once(room.at_once(trial))
+        share = self._shares[row.trial_id] = room.share(row.trial_id)
+        self._launch.progress.at_once(room.at_once(row.trial_id))
         self._launch.progress.started(row.trial_id)
         self._launch.courier.send(Delivery(trial, "leased"))
         machine = Machine(data_dir=sweep.results.data, device=sweep.device, threads=1, code_dir=sweep.code_dir)
         checkpoint = sweep.results.checkpoint(row.trial_id)
-        return job(row.params, checkpoint, machine, self._stop.file, share, room.to_find_out(trial))
+        return job(row.params, checkpoint, machine, self._stop.file, share, room.to_find_out(row.trial_id))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report of the worker: deliver its records; settle the trial when it says how it ended."""
@@ -227,7 +230,7 @@ class LedgerSearcher(Searcher):
         self._records.setdefault(ours, []).extend(report.records)
         self._launch.progress.trained(ours, report.records)
         if report.memory is not None:
-            self._room.learn(self._by_id[ours], report.memory)
+            self._room.learn(ours, report.memory)
         if report.outcome is not None:
             del self._live[trial_id]
             self._ended(ours, report, report.outcome)
