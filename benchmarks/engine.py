@@ -51,7 +51,11 @@ def process(module: str, *arguments: str) -> Iterator[tuple[psutil.Popen, Path, 
         root, file = Path(scratch) / "results", Path(scratch) / "found.json"
         command = [sys.executable, "-m", module, *arguments, str(file)]
         child = psutil.Popen(command, env=environment(root), stdout=printed, stderr=subprocess.STDOUT)
-        yield child, root, file
+        try:
+            yield child, root, file
+        except BaseException:
+            child.terminate()
+            raise
         if child.wait():
             printed.seek(0)
             raise SystemExit(f"{' '.join(command)}:\n{printed.read().decode(errors='replace')}")
@@ -59,13 +63,10 @@ def process(module: str, *arguments: str) -> Iterator[tuple[psutil.Popen, Path, 
 
 def found(module: str, *arguments: str) -> dict[str, float]:
     """What the process measured."""
+    measured: dict[str, float] = {}
     with process(module, *arguments) as (child, _, file):
-        child.wait()
-        return read(file) if child.returncode == 0 else {}
-
-
-def read(file: Path) -> dict[str, float]:
-    measured: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        if not child.wait():
+            measured.update(json.loads(file.read_text(encoding="utf-8")))
     return measured
 
 
@@ -114,16 +115,19 @@ class CpuTime:
 
 def share_ratios() -> Iterator[Ratio]:
     """The share of all CPU time, of driver, Ray and workers, from Ray's start on, that the default study trains in."""
+    inside, before = 0.0, None
     with process("benchmarks.our_runs", "study", STUDY) as (child, root, file):
-        total, before = CpuTime(child), None
+        total = CpuTime(child)
         while child.poll() is None:
             spent = total.sample()
             if before is None and leased(root):
                 before = spent
             time.sleep(SAMPLE_SECONDS)
-        if child.returncode == 0 and before is not None:
-            share = read(file)["inside"] / (total.sample() - before)
-            yield Ratio(f"CPU time of {STUDY} that is inside trials", share, share, share, 1, ">= 0.75")
+        if not child.wait():
+            inside = json.loads(file.read_text(encoding="utf-8"))["inside"]
+    assert before is not None, "no trial was seen running"
+    share = inside / (spent - before)
+    yield Ratio(f"CPU time of {STUDY} that is inside trials", share, share, share, 1, ">= 0.75")
 
 
 def leased(root: Path) -> bool:
