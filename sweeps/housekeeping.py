@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces.study import Study
-from sweeps.ledger import OVER, Ledger, LedgerRow
+from sweeps.ledger import LEASE_SECONDS, OVER, Ledger, LedgerRow
 from trainer.declaration import ConfigError
 from trainer.files import TEMPORARY
 from trainer.machine import Results
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LEFTOVER_SECONDS = 3600.0
 """What is written takes seconds; older than this nobody is at it any more."""
+FORGETTING = "forget:"
+"""How the owner of a lease is named that is there to have a trial forgotten."""
 
 
 def collect_garbage(studies: Iterable[Study], ledger: Ledger, results: Results, dry_run: bool) -> None:
@@ -110,37 +112,58 @@ def _megabytes(size: int) -> str:
 
 
 def forget(row: LedgerRow, ledger: Ledger, results: Results) -> None:
-    """Remove a trial from the ledger, its checkpoint and measurements, and mark its MLflow runs as deleted.
+    """Remove a trial from the ledger, its measurements and checkpoint, and mark its MLflow runs as deleted.
 
-    In an order in which a kill at any moment leaves a trial that is trained again, or one that is gone.
+    Each thing goes before what it was made from, so that a kill at any moment leaves a trial of which all that is
+    still there is true, and which the next run finishes: from its checkpoint, or anew. Forgotten again it is gone.
     Raises ConfigError for a trial that is running, and when MLflow does not answer.
     """
     from sweeps.tracking import UNREACHABLE, connect, refusal
 
-    client, owner, runs = connect(results), f"forget:{os.getpid()}:{secrets.token_hex(4)}", ledger.runs_of(row.trial_id)
+    client, owner = connect(results), f"{FORGETTING}{os.getpid()}:{secrets.token_hex(4)}"
     if not ledger.take(row.trial_id, owner):
-        raise ConfigError(f"trial {row.trial_id} is running: stop the driver that trains it ({row.owner}) first")
-    had = _remove_files(row.trial_id, results)
+        raise ConfigError(f"trial {row.trial_id} {_held_by(row)}")
     try:
-        for run in runs:
-            had += _delete_run(client, run)
+        had = [line for run in _copies_first(row, ledger) for line in _delete_run(client, run)]
     except UNREACHABLE as error:
-        raise refusal(results, "stopped; the trial is not trained any more, forget it again", error) from error
+        raise refusal(results, "stopped; the trial is not finished any more, forget it again", error) from error
+    had += [*_remove_measurements(row.trial_id, results), *_remove_checkpoint(row.trial_id, results)]
     if not ledger.forget(row.trial_id, owner):
         raise ConfigError(f"trial {row.trial_id} was not forgotten: that took too long; forget it again")
     print(f"trial {row.trial_id}, {row.state} in {row.study}, is forgotten: {', '.join(had) or 'it had left nothing'}")
     print("The next run of a study that declares it trains it from its first epoch")
 
 
-def _remove_files(trial_id: str, results: Results) -> list[str]:
+def _held_by(row: LedgerRow) -> str:
+    """What is to be done about whoever has a lease on the trial."""
+    if row.owner and row.owner.startswith(FORGETTING):
+        return f"is being forgotten ({row.owner}); if that was killed, forget it again in {LEASE_SECONDS:.0f} seconds"
+    return f"is running: stop the driver that trains it ({row.owner}) first"
+
+
+def _copies_first(row: LedgerRow, ledger: Ledger) -> list[str]:
+    """Ids of the trial's MLflow runs: a copy is of the run of the study that trained it, which comes last."""
+    original = ledger.run_ids(row.study).get(row.trial_id)
+    return sorted(ledger.runs_of(row.trial_id), key=lambda run: run == original)
+
+
+def _remove_measurements(trial_id: str, results: Results) -> list[str]:
     """What there was, in words."""
-    checkpoint, probes = results.checkpoint(trial_id), results.measurement(trial_id, "any").parent
-    had = ["its checkpoint"] if checkpoint.exists() else []
-    checkpoint.unlink(missing_ok=True)
-    if probes.is_dir():
-        had.append(f"{len(list(probes.glob('*.npz')))} measurements")
-        shutil.rmtree(probes)
-    return had
+    folder = results.measurement(trial_id, "any").parent
+    if not folder.is_dir():
+        return []
+    number = len(list(folder.glob("*.npz")))
+    shutil.rmtree(folder)
+    return [f"{number} measurements"]
+
+
+def _remove_checkpoint(trial_id: str, results: Results) -> list[str]:
+    """What there was, in words."""
+    try:
+        results.checkpoint(trial_id).unlink()
+    except FileNotFoundError:
+        return []
+    return ["its checkpoint"]
 
 
 def _delete_run(client: MlflowClient, run_id: str) -> list[str]:

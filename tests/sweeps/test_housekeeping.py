@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,14 @@ import pytest
 import torch
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from search_spaces.study import Study
+from sweeps import housekeeping
 from sweeps.cli import main
 from sweeps.delivery import deliver_missing
 from sweeps.housekeeping import LEFTOVER_SECONDS, collect_garbage, forget
-from sweeps.ledger import State
+from sweeps.ledger import Ledger, State
 from tests.sweeps.conftest import Desk, lapsing, make_records, make_study, make_trial
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import TrialConfig
@@ -236,8 +238,8 @@ def test_of_a_forgotten_trial_nothing_is_left(desk: Desk, capsys: pytest.Capture
     assert desk.results.checkpoint(SECOND.trial_id).exists()
     assert [deleted.info.run_id for deleted in desk.runs("toy", ViewType.DELETED_ONLY)] == [run]
     said = capsys.readouterr().out
-    assert f"{FIRST.trial_id}, finished in toy, is forgotten: its checkpoint, 1 measurements, its MLflow run" in said
-    assert run in said
+    assert f"{FIRST.trial_id}, finished in toy, is forgotten: its MLflow run (" in said
+    assert f"--run-id {run} brings it back), 1 measurements, its checkpoint\n" in said
     assert "next run" in said
 
 
@@ -310,10 +312,89 @@ def test_stopped_half_way_it_is_no_finished_trial_any_more(desk: Desk, monkeypat
         with pytest.raises(ConfigError, match="forget it again: 503"):
             forgotten(desk)
     assert desk.ledger.rows([FIRST.trial_id])[FIRST.trial_id].state == "pending"
-    assert not desk.results.checkpoint(FIRST.trial_id).exists()
     forgotten(desk)
     assert desk.ledger.rows([FIRST.trial_id]) == {}
     assert len(desk.runs("toy", ViewType.DELETED_ONLY)) == 1
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a SIGKILL."""
+
+
+FORGET_STEPS = [
+    (Ledger, "take"),
+    (MlflowClient, "delete_run"),  # of the copy
+    (MlflowClient, "delete_run"),
+    (housekeeping, "_remove_measurements"),
+    (housekeeping, "_remove_checkpoint"),
+    (Ledger, "forget"),
+]
+
+
+def killed_before(step: int, patch: pytest.MonkeyPatch) -> list[str]:
+    """Have the step of this number not come to pass; those that did are in the list that is returned."""
+    done: list[str] = []
+
+    def until_killed(name: str, original: Callable[..., object]) -> Callable[..., object]:
+        def do(*arguments: object) -> object:
+            if len(done) == step:
+                raise Killed
+            done.append(name)
+            return original(*arguments)
+
+        return do
+
+    for where, name in dict.fromkeys(FORGET_STEPS):
+        patch.setattr(where, name, until_killed(name, getattr(where, name)))
+    return done
+
+
+def active_runs(desk: Desk, study: str, trial: TrialConfig) -> list[str]:
+    """The statuses of the trial's runs."""
+    return [run.info.status for run in desk.runs(study) if run.data.tags["key"] == trial.trial_id]
+
+
+@pytest.mark.parametrize("step", range(len(FORGET_STEPS)))
+def test_killed_before_any_step_it_leaves_no_lie_and_the_next_one_completes_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    other = Study(name="other", question="?", trials=[FIRST])
+    trained(desk, "finished", "finished")
+    measure(desk, FIRST)
+    all_delivered(desk)
+    desk.ledger.declare("other", other.trials)
+    all_delivered(desk, other)
+    with monkeypatch.context() as patch, lapsing():
+        done = killed_before(step, patch)
+        with pytest.raises(Killed):
+            forgotten(desk)
+    assert done == [name for _, name in FORGET_STEPS[:step]]
+
+    state, there = desk.ledger.find(FIRST.trial_id).state, desk.results.checkpoint(FIRST.trial_id).exists()
+    assert state == ("pending" if step else "finished")
+    assert there or not desk.results.measurement(FIRST.trial_id, PROBE.probe_id).exists()
+    assert there or not active_runs(desk, "toy", FIRST)
+    assert active_runs(desk, "toy", FIRST) or not active_runs(desk, "other", FIRST)
+    all_delivered(desk)
+    assert active_runs(desk, "toy", FIRST) == {0: ["FINISHED"], 1: ["KILLED"], 2: ["KILLED"]}.get(step, [])
+
+    forgotten(desk)
+    assert desk.ledger.rows([FIRST.trial_id]) == {}
+    assert desk.ledger.runs_of(FIRST.trial_id) == []
+    assert active_runs(desk, "toy", FIRST) == active_runs(desk, "other", FIRST) == []
+    files = [path for path in desk.results.root.rglob("*") if FIRST.trial_id in str(path)]
+    assert files == []
+    assert heavy(desk)[1]
+
+
+def test_right_after_a_kill_it_says_how_long_to_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(desk, "finished")
+    with monkeypatch.context() as patch:
+        killed_before(1, patch)
+        with pytest.raises(Killed):
+            forgotten(desk)
+    with pytest.raises(ConfigError, match=r"is being forgotten .* again in 15 seconds"):
+        forgotten(desk)
 
 
 def test_a_run_that_people_deleted_or_that_lies_elsewhere_is_no_hindrance(desk: Desk) -> None:
