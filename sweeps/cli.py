@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except SQLAlchemyError as error:
-        print(f"error: ledger: {' '.join(hide_passwords(str(error)).split())[:200]}", file=sys.stderr)
+        print(f"error: {_ledger_refusal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
@@ -48,6 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _ledger_refusal(error: SQLAlchemyError) -> str:
+    """The one line for a ledger that could be opened but does not do its work any more, as on a full disk."""
+    cause = " ".join(hide_passwords(str(getattr(error, "orig", None) or error)).split())[:200]
+    where = hide_passwords(Results.here().ledger_url)
+    return f"ledger {where}: {cause}: once it works again the same command goes on, what was trained is kept"
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

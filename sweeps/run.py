@@ -17,6 +17,8 @@ from sweeps.tracking import UNREACHABLE, Tracker, first_line, open_tracker
 from sweeps.view import duration
 
 DELIVERY_PATIENCE_SECONDS = 60.0
+SHORT_PATIENCE_SECONDS = 5.0
+"""When the run breaks off: its end, and why, is not held up any longer for what can be delivered later."""
 
 
 def run(sweep: Sweep, expected: str = "", peak: float | None = None) -> int:
@@ -60,12 +62,13 @@ def _train(sweep: Sweep, tracker: Tracker, peak: float | None) -> tuple[bool, in
 
     work = _expected_work(sweep, peak)
     progress = Progress(sweep.study, work, _states(sweep), sweep.jobs, ask=lambda: _states(sweep))
-    courier = Courier(tracker, warn=progress.note)
+    courier, patience = Courier(tracker, warn=progress.note), SHORT_PATIENCE_SECONDS
     try:
         complete = run_to_the_end(Launch(sweep, courier, progress))
+        patience = DELIVERY_PATIENCE_SECONDS
     finally:
         progress.close()
-        undelivered = courier.close(DELIVERY_PATIENCE_SECONDS)
+        undelivered = courier.close(patience)
     return complete, undelivered
 
 

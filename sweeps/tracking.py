@@ -58,8 +58,8 @@ def connect(results: Results) -> MlflowClient:
     An SQLite store that does not exist yet is made.
     """
     set_tracking_defaults()
-    for name in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("mlflow", "alembic", "urllib3"):  # which print whole tracebacks of what we say in a line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         if results.tracking_uri.startswith(SQLITE):
             _make_database(Path(results.tracking_uri.removeprefix(SQLITE)))
@@ -112,7 +112,8 @@ def _prepared(tracker: Tracker) -> Tracker:
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error's message, for a line of ours, without passwords."""
+    """The beginning of an error's message, or of the database's behind it, for a line of ours, without passwords."""
+    error = getattr(error.__cause__, "orig", None) or error
     return (hide_passwords(str(error)).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
