@@ -8,7 +8,6 @@ from sweeps.estimate import memory_kind
 from sweeps.hardware import hardware
 from sweeps.packing import share, trials_per_gpu, trials_that_share
 from sweeps.sweep import ADDRESS_VARIABLE, Sweep
-from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.records import GpuMemory
 
@@ -35,37 +34,39 @@ class Room:
         if self._gpus and self._given is not None:
             self.jobs = min(self.jobs, self._gpus * trials_that_share(self._given))
         self._ledger, self._hardware = sweep.ledger, hardware(sweep.device)
-        self._kinds = {trial.trial_id: memory_kind(trial) for trial in sweep.study.trials} if self._gpus else {}
+        self._kinds = (
+            dict(zip(sweep.trial_ids, map(memory_kind, sweep.study.trials), strict=True)) if self._gpus else {}
+        )
         self._known = self._ledger.gpu_memory(list(set(self._kinds.values())), self._hardware)
 
-    def share(self, trial: TrialConfig) -> float:
+    def share(self, trial_id: str) -> float:
         """Of a GPU that the trial gets; 0 on CPUs."""
         if not self._gpus:
             return 0.0
         if self._given is not None:
             return self._given
-        known = self._known.get(self._kinds[trial.trial_id])
+        known = self._known.get(self._kinds[trial_id])
         return share(trials_per_gpu(known, self._most_on_gpu)) if known else WHOLE
 
-    def to_find_out(self, trial: TrialConfig) -> int:
+    def to_find_out(self, trial_id: str) -> int:
         """How many trials may share a GPU at most, where this one is to find out how many do; else 0."""
-        unknown = self._gpus and self._given is None and self._kinds[trial.trial_id] not in self._known
+        unknown = self._gpus and self._given is None and self._kinds[trial_id] not in self._known
         return self._most_on_gpu if unknown and self._most_on_gpu > 1 else 0
 
-    def learn(self, trial: TrialConfig, memory: GpuMemory) -> None:
+    def learn(self, trial_id: str, memory: GpuMemory) -> None:
         """The trial took ``memory``: its like need no more from now on, of whatever study."""
-        kind = self._kinds[trial.trial_id]
+        kind = self._kinds[trial_id]
         self._known[kind] = memory
         self._ledger.keep_gpu_memory(kind, self._hardware, memory)
 
-    def fitting(self, trials: Iterable[TrialConfig], held: Iterable[float]) -> list[TrialConfig]:
-        """Those of ``trials`` for which there is room beside trials that hold such shares."""
+    def fitting(self, trial_ids: Iterable[str], held: Iterable[float]) -> list[str]:
+        """Those of the trials for which there is room beside others that hold such shares."""
         free = self._gpus - sum(held) + ROUNDING
-        return [trial for trial in trials if self.share(trial) <= free]
+        return [trial_id for trial_id in trial_ids if self.share(trial_id) <= free]
 
-    def at_once(self, trial: TrialConfig) -> int:
+    def at_once(self, trial_id: str) -> int:
         """How many of its like fit at a time."""
-        return min(self.jobs, self._gpus * trials_that_share(self.share(trial))) if self._gpus else self.jobs
+        return min(self.jobs, self._gpus * trials_that_share(self.share(trial_id))) if self._gpus else self.jobs
 
     @property
     def _most_on_gpu(self) -> int:
