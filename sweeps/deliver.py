@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from search_spaces.study import Study
 from sweeps.delivery import deliver_missing, lost
 from sweeps.ledger import Ledger, LedgerRow
+from sweeps.probe import deliver_measured
 from sweeps.sweep import with_pending
-from sweeps.tracking import UNREACHABLE, open_tracker, refusal
+from sweeps.tracking import UNREACHABLE, Tracker, open_tracker, refusal
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Results
 
 
 def deliver(study: Study, rows: dict[str, LedgerRow], ledger: Ledger, results: Results, whole: bool = True) -> int:
-    """Write into MLflow what it lacks of ``study`` and say so; 1 when records are lost.
+    """Write into MLflow what it lacks of ``study``, its probes' numbers included, and say so; 1 when records are lost.
 
     whole: whether these are all trials of the study; only then its cells can be said to be over.
     Raises ConfigError, one line, when the tracking store does not answer; what it has taken by then stays.
@@ -26,19 +27,28 @@ def deliver(study: Study, rows: dict[str, LedgerRow], ledger: Ledger, results: R
         made = deliver_missing(study, rows, tracker, results)
         if whole:
             tracker.finish({trial_id: row.state for trial_id, row in rows.items()})
+        probed = _deliver_probes(study, rows, tracker, results)
     except UNREACHABLE as error:
         raise refusal(results, "stopped", error) from error
-    number = len(made.written)
-    print(f"{study.name}: {f'{number} trials delivered' if number else 'all that was trained is in MLflow already'}")
+    counts = {"trials": len(made.written), "trials' probes": probed}
+    done = " and ".join(f"{number} {what}" for what, number in counts.items() if number)
+    print(f"{study.name}: {f'{done} delivered' if done else 'all that was trained is in MLflow already'}")
     for trial_id in made.gone:
         print(lost(trial_id, results))
     return 1 if made.gone else 0
 
 
+def _deliver_probes(study: Study, rows: Mapping[str, LedgerRow], tracker: Tracker, results: Results) -> int:
+    """Of how many trials something was lacking."""
+    finished = [trial for trial in study.trials if rows[trial.trial_id].state == "finished" and tracker.has_run(trial)]
+    return sum(deliver_measured(study, trial, tracker, results) for trial in finished)
+
+
 def deliver_all(known: Mapping[str, Study], ledger: Ledger, results: Results) -> int:
     """The same of every study that has trained anything. known: the studies that can be found by name.
 
-    Of a study in a user's own file the ledger knows the trials, which are delivered; its cells wait for the file.
+    Of a study in a user's own file the ledger knows the trials, which are delivered; its cells and its probes wait for
+    the file.
     """
     codes = [0]
     for name, own in ledger.studies().items():

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
+from search_spaces.study import Study
 from sweeps.eta import Work
 from sweeps.ledger import State
 from sweeps.probe_worker import Job, end_with_driver, measure_trial
@@ -24,7 +25,7 @@ from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import UNREACHABLE, Tracker, first_line, is_passing, open_tracker
 from sweeps.view import duration
 from trainer.config import TrialConfig
-from trainer.machine import Machine
+from trainer.machine import Machine, Results
 from trainer.measurement import Measurement, load_measurement
 from trainer.probe_config import Probe
 
@@ -74,16 +75,27 @@ def measure_probes(sweep: Sweep, tracker: Tracker) -> int:
 
 def _job(sweep: Sweep, trial: TrialConfig) -> Job:
     """What is not measured yet of ``trial``, perhaps nothing."""
-    probes = zip(sweep.study.probes, _stored(sweep, trial), strict=True)
-    missing = tuple(probe for probe, stored in probes if stored is None)
+    done = {probe for probe, _ in _stored(sweep.study, trial, sweep.results)}
+    missing = tuple(probe for probe in sweep.study.probes if probe not in done)
     machine = Machine(data_dir=sweep.results.data, device=sweep.device, threads=1, code_dir=sweep.code_dir)
     return Job(trial, missing, machine, sweep.results)
 
 
-def _stored(sweep: Sweep, trial: TrialConfig) -> list[Measurement | None]:
+def _stored(study: Study, trial: TrialConfig, results: Results) -> Iterator[tuple[Probe, Measurement]]:
     """What was measured of ``trial``, in the order of the study's probes."""
-    files = (sweep.results.measurement(trial.trial_id, probe.probe_id) for probe in sweep.study.probes)
-    return [load_measurement(file) for file in files]
+    for probe in study.probes:
+        if found := load_measurement(results.measurement(trial.trial_id, probe.probe_id)):
+            yield probe, found
+
+
+def deliver_measured(study: Study, trial: TrialConfig, tracker: Tracker, results: Results) -> bool:
+    """Write what is measured of ``trial`` and its run does not show; whether there was anything.
+
+    Raises KeyError where there is no run of the trial, and what ``UNREACHABLE`` lists.
+    """
+    stored = _stored(study, trial, results)
+    written = [tracker.add(trial, found.finite_metrics(), _tags(probe, found)) for probe, found in stored]
+    return any(written)
 
 
 class _Mail:
@@ -102,8 +114,8 @@ class _Mail:
             return
         if not self._tracker.has_run(trial):
             self._stop("it has not got the training of all trials yet")
-        for measurement, probe in zip(_stored(self._sweep, trial), self._sweep.study.probes, strict=True):
-            if measurement and not self._stopped:
+        for probe, measurement in _stored(self._sweep.study, trial, self._sweep.results):
+            if not self._stopped:
                 self._add(trial, probe, measurement)
 
     def _add(self, trial: TrialConfig, probe: Probe, measurement: Measurement) -> None:
@@ -117,7 +129,7 @@ class _Mail:
 
     def _stop(self, cause: str) -> None:
         self._stopped = True
-        self._say(f"MLflow does not take the probes ({cause}): make sweep {self._sweep.named} delivers them later")
+        self._say(f"MLflow does not take the probes ({cause}): make deliver {self._sweep.named} delivers them later")
 
 
 def _tags(probe: Probe, measurement: Measurement) -> dict[str, str]:

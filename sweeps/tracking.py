@@ -320,11 +320,11 @@ class Tracker:
         self._set_status(run, "FINISHED")
         return True
 
-    def add(self, trial: TrialConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    def add(self, trial: TrialConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> bool:
         """Write numbers found after the training, finite ones, at step 0; those that the run shows already are not.
 
-        tags: what they are of. What is written last is what MLflow shows. Raises KeyError where there is no run of
-        the trial.
+        tags: what they are of. What is written last is what MLflow shows. Returns whether anything was written. Raises
+        KeyError where there is no run of the trial.
         """
         run_id, now = self.run_id(trial.trial_id), time.time_ns() // 1_000_000
         shown = self._client.get_run(run_id).data
@@ -334,6 +334,7 @@ class Tracker:
             self._client.log_batch(run_id, new[:METRICS_A_CALL], tags=new_tags)
         for start in range(METRICS_A_CALL, len(new), METRICS_A_CALL):
             self._client.log_batch(run_id, new[start : start + METRICS_A_CALL])
+        return bool(new or new_tags)
 
     def has_run(self, trial: TrialConfig) -> bool:
         """Whether this experiment has a run of the trial, of whatever status."""

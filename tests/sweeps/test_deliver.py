@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,15 @@ from tests.sweeps.conftest import Desk, make_records, make_study, make_trial
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, TRACKING_VARIABLE
+from trainer.measurement import Measurement
+from trainer.probe_config import Calibration, Probe, Sharpness
 
 STUDY = make_study()
 FIRST, SECOND, *_ = STUDY.trials
 RECORDS = make_records()
+PROBE = Calibration()
+FLATNESS = Sharpness(radii=(0.5,))
+PROBED = replace(STUDY, probes=[PROBE, FLATNESS])
 OWN = Study(name="own", question="And mine?", trials=[make_trial(seed=9), make_trial(seed=8)])
 
 
@@ -160,3 +168,76 @@ def test_only_its_file_can_say_that_a_study_of_ones_own_is_over(desk: Desk) -> N
     assert desk.run("own", "summary").info.status == "SCHEDULED"
     bring(desk, OWN)
     assert desk.run("own", "summary").info.status == "FINISHED"
+
+
+def measured(desk: Desk, trial: TrialConfig, probe: Probe, ece: float = 0.25) -> None:
+    found = Measurement({"probe/calibration/test/ece": ece, "probe/calibration/test/mce": math.inf}, {})
+    found.save(desk.results.measurement(trial.trial_id, probe.probe_id), probe)
+
+
+def probes_shown(desk: Desk, trial: TrialConfig, study: str = "toy") -> dict[str, list[tuple[int, float]]]:
+    run = desk.run(study, trial.trial_id)
+    names = [name for name in run.data.metrics if name.startswith("probe/")]
+    return {name: [(step, value) for step, _, value in desk.history(run, name)] for name in names}
+
+
+def test_what_probes_measured_meanwhile_is_delivered_as_well(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    undelivered(desk, PROBED, FIRST, SECOND)
+    measured(desk, SECOND, PROBE)
+    Measurement({"probe/sharpness/0.5": 3.0}, {}).save(
+        desk.results.measurement(SECOND.trial_id, FLATNESS.probe_id), FLATNESS
+    )
+    for said in ("2 trials and 1 trials' probes delivered", "all that was trained is in MLflow already"):
+        assert bring(desk, PROBED) == 0
+        assert capsys.readouterr().out == f"toy: {said}\n"
+        assert probes_shown(desk, FIRST) == {}
+        assert probes_shown(desk, SECOND) == {
+            "probe/calibration/test/ece": [(0, 0.25)],
+            "probe/sharpness/0.5": [(0, 3.0)],
+        }
+    assert json.loads(desk.run("toy", SECOND.trial_id).data.tags["probe.calibration"])["probe_id"] == PROBE.probe_id
+
+
+def test_of_probes_that_are_not_declared_any_more_nothing_is_delivered(desk: Desk) -> None:
+    undelivered(desk, PROBED, FIRST)
+    measured(desk, FIRST, Calibration(bins=3))
+    assert bring(desk, PROBED) == 0
+    assert probes_shown(desk, FIRST) == {}
+
+
+def test_a_copy_has_the_probes_of_its_own_study(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    later = Study(name="later", question="?", trials=[FIRST], probes=[PROBE])
+    undelivered(desk, STUDY, FIRST)
+    measured(desk, FIRST, PROBE)
+    assert deliver_all({"toy": STUDY, "later": later}, desk.ledger, desk.results) == 0
+    assert capsys.readouterr().out == "toy: 1 trials delivered\n"
+    assert bring(desk, later) == 0
+    assert (probes_shown(desk, FIRST), list(probes_shown(desk, FIRST, "later"))) == ({}, ["probe/calibration/test/ece"])
+
+
+def test_trials_that_have_to_be_trained_again_show_no_probes(desk: Desk) -> None:
+    undelivered(desk, PROBED, FIRST)
+    measured(desk, FIRST, PROBE)
+    assert desk.ledger.take(FIRST.trial_id, "forget")
+    assert bring(desk, PROBED) == 0
+    assert [run for run in desk.runs("toy") if run.data.tags["key"] == FIRST.trial_id] == []
+
+
+def test_an_outage_while_probes_are_delivered_is_made_good(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    undelivered(desk, PROBED, *STUDY.trials)
+    for trial in STUDY.trials:
+        measured(desk, trial, PROBE)
+    add, added = Tracker.add, list[TrialConfig]()
+
+    def fails(self: Tracker, trial: TrialConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> bool:
+        if len(added) == 2:
+            raise MlflowException("503")
+        added.append(trial)
+        return add(self, trial, metrics, tags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "add", fails)
+        with pytest.raises(ConfigError, match=f"^{TRACKING_VARIABLE}.*stopped: 503$"):
+            bring(desk, PROBED)
+    assert bring(desk, PROBED) == 0
+    assert [probes_shown(desk, trial) for trial in STUDY.trials] == [{"probe/calibration/test/ece": [(0, 0.25)]}] * 4

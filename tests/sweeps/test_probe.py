@@ -223,9 +223,9 @@ def test_what_mlflow_refuses_of_one_trial_holds_up_no_other(
     tracker = train_here(desk, STUDY, STUDY.trials)
     add, refused = tracker.add, STUDY.trials[0].trial_id
 
-    def refuse(trial: TrialConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    def refuse(trial: TrialConfig, metrics: Mapping[str, float], tags: Mapping[str, str]) -> bool:
         spoilt = trial.trial_id == refused and NAMES[2] in metrics
-        add(trial, {**metrics, "not+a name": 1.0} if spoilt else metrics, tags)
+        return add(trial, {**metrics, "not+a name": 1.0} if spoilt else metrics, tags)
 
     monkeypatch.setattr(tracker, "add", refuse)
     assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
@@ -253,7 +253,7 @@ def test_a_training_that_is_not_delivered_yet_goes_first(desk: Desk, capsys: pyt
     list(train(trial, Machine(data_dir=desk.results.data), desk.results.checkpoint(trial.trial_id)))
     desk.settle(STUDY, trial, "finished")
     assert measure_probes(sweep_of(desk, STUDY), tracker) == 0
-    assert "make sweep STUDY=toy" in capsys.readouterr().out
+    assert "make deliver STUDY=toy" in capsys.readouterr().out
     assert measured(desk, trial, SHARPNESS)
     assert sweeps.run.run(sweep_of(desk, replace(STUDY, trials=[trial]))) == 0
     assert list(shown(desk, trial)) == NAMES
