@@ -246,9 +246,7 @@ def _gpus_per_trial(options: argparse.Namespace) -> float | None:
     """Raises ConfigError on a CPU."""
     share: float | None = options.gpus_per_trial
     if share is not None and options.device != "cuda":
-        raise ConfigError(
-            f"--gpus-per-trial {share:g}: trials on a CPU take no GPU: leave it out, or --device cuda"
-        )
+        raise ConfigError(f"--gpus-per-trial {share:g}: trials on a CPU take no GPU: leave it out, or --device cuda")
     return share
 
 
