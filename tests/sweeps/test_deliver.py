@@ -17,7 +17,7 @@ from sweeps.cli import main
 from sweeps.deliver import deliver, deliver_all
 from sweeps.sweep import with_pending
 from sweeps.tracking import Tracker
-from tests.sweeps.conftest import Desk, make_records, make_study, make_trial
+from tests.sweeps.conftest import Desk, lapsing, make_records, make_study, make_trial
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, TRACKING_VARIABLE
@@ -215,12 +215,15 @@ def test_a_copy_has_the_probes_of_its_own_study(desk: Desk, capsys: pytest.Captu
     assert (probes_shown(desk, FIRST), list(probes_shown(desk, FIRST, "later"))) == ({}, ["probe/calibration/test/ece"])
 
 
-def test_trials_that_have_to_be_trained_again_show_no_probes(desk: Desk) -> None:
+def test_a_trial_that_is_not_finished_any_more_shows_no_probes(desk: Desk) -> None:
     undelivered(desk, PROBED, FIRST)
+    bring(desk, PROBED)
     measured(desk, FIRST, PROBE)
-    assert desk.ledger.take(FIRST.trial_id, "forget")
+    with lapsing():
+        assert desk.ledger.take(FIRST.trial_id, "forget")
     assert bring(desk, PROBED) == 0
-    assert [run for run in desk.runs("toy") if run.data.tags["key"] == FIRST.trial_id] == []
+    assert shown(desk, "toy") == {FIRST.trial_id: "KILLED"}
+    assert probes_shown(desk, FIRST) == {}
 
 
 def test_an_outage_while_probes_are_delivered_is_made_good(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
