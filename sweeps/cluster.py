@@ -44,8 +44,8 @@ def joined() -> str | None:
 
 os.environ.update(QUIET)
 if joined():
-    # It asks this often, a second or, where nothing answers, half a minute apart, and says so each time.
-    os.environ.update({"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_BACKEND_LOG_LEVEL": "error"})
+    # It asks this often, a second or, where nothing answers, half a minute apart, and complains each time.
+    os.environ.update({"RAY_NUM_REDIS_GET_RETRIES": "2"})
 else:
     # A token in the environment keeps Ray from writing one to the home folder; without one its ports would be open.
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})

@@ -1,0 +1,147 @@
+"""A Ray that the user has started: a sweep joins it, leaves it when told to, and survives the loss of a node."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sweeps.children import children_join, group_that_ends_with_us
+from sweeps.cluster import private_folder  # before Ray, for which it sets a token
+from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED
+from tests.faults.harness import (
+    NETWORK_FILE,
+    PAUSE,
+    TRACE,
+    Numbers,
+    Workplace,
+    assert_equals_undisturbed,
+    forward_passes,
+    study_file,
+    turns,
+    undisturbed_numbers,
+    workplace_in,
+)
+from trainer.config import TrialConfig
+
+# isort: split
+import ray.cluster_utils
+
+pytestmark = pytest.mark.faults
+
+EPOCHS = 10
+
+
+class Nodes:
+    """A Ray of one node, to which others can be added; each has one CPU. Their processes are in ``group``."""
+
+    def __init__(self, group: int, folder: Path) -> None:
+        self._group = group
+        self._cluster = ray.cluster_utils.Cluster(shutdown_at_exit=False)
+        self._head = self.add(include_dashboard=False, temp_dir=str(folder))
+        self.address = str(self._cluster.address)
+
+    def add(self, **settings: Any) -> psutil.Process:
+        """One more node: its raylet, whose children train."""
+        with children_join(self._group):
+            node = self._cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, **settings)
+        return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+    def is_up(self) -> bool:
+        """Whether the first node still runs."""
+        return self._head.is_running() and self._head.status() != psutil.STATUS_ZOMBIE
+
+    def reap(self) -> None:
+        """Once all processes of the group were killed."""
+        self._cluster.global_state.disconnect()  # type: ignore[no-untyped-call]
+        for node in self._cluster.list_all_nodes():  # type: ignore[no-untyped-call]
+            for started in itertools.chain(*node.all_processes.values()):
+                started.process.wait(timeout=10)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workplace]:
+    """Eight trials of 80 forward passes (ERM) or 160 (AMP)."""
+    with workplace_in(tmp_path, study_file(seeds=4, epochs=EPOCHS), paced=NETWORK_FILE) as place:
+        place.variables[TRACE] = str(place.folder / "trace")
+        yield place
+
+
+@pytest.fixture
+def undisturbed(place: Workplace) -> Numbers:
+    """To be asked for before ``nodes``, whose environment paces the network in this process as well."""
+    return undisturbed_numbers(place.study, place.folder)
+
+
+@pytest.fixture
+def nodes(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    """Its workers pace the study's network: they have their environment from it, not from a driver."""
+    for name, value in place.environment(**{PAUSE: "0.02"}).items():
+        monkeypatch.setenv(name, value)
+    with private_folder() as folder, contextlib.ExitStack() as stack, group_that_ends_with_us(folder) as group:
+        nodes = Nodes(group, folder)
+        stack.callback(nodes.reap)
+        place.variables[ADDRESS_VARIABLE] = nodes.address
+        yield nodes
+
+
+def in_the_middle(place: Workplace, raylet: psutil.Process) -> TrialConfig | None:
+    """A trial that this node trains, with a checkpoint on disk and some epochs to go, if there is one."""
+    here, trace = {child.pid for child in raylet.children(recursive=True)}, place.trace()
+    for trial in place.study.trials:
+        pids = trace[trial.trial_id]
+        stored = place.results.checkpoint(trial.trial_id).exists()
+        if stored and pids[-1] in here and len(pids) < forward_passes(trial, EPOCHS - 3):
+            return trial
+    return None
+
+
+def kill_node(raylet: psutil.Process) -> None:
+    """As when its machine loses power: nothing on it lives on, not even to say so."""
+    raylet.suspend()
+    for process in [*raylet.children(recursive=True), raylet]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def test_a_node_is_lost(place: Workplace, undisturbed: Numbers, nodes: Nodes) -> None:
+    second = nodes.add()
+    process = place.run()
+    place.wait_until(lambda: in_the_middle(place, second) is not None)
+    lost = in_the_middle(place, second)
+    assert lost is not None
+    kill_node(second)
+    before = len(place.trace()[lost.trial_id])
+    assert before < forward_passes(lost)
+    assert process.wait(timeout=100) == 0, place.printed
+    assert_equals_undisturbed(place, undisturbed)
+    pids = place.trace()[lost.trial_id]
+    assert len(turns(pids)) == 2
+    assert len(pids) - before < forward_passes(lost), "it did not go on from its checkpoint"
+
+
+def test_a_ray_is_joined_and_left(place: Workplace, nodes: Nodes) -> None:
+    """With a wrong token not at all; by SIGTERM with its trials given back."""
+    wrong = place.run(RAY_AUTH_TOKEN=secrets.token_hex(32))
+    assert wrong.wait(timeout=60) == 2, place.printed
+    [told] = [line for line in place.printed.splitlines() if line.startswith("error: ")]
+    assert "cannot join this Ray" in told
+    assert "is RAY_AUTH_TOKEN its token?" in told
+    process = place.run()
+    place.wait_until(lambda: any(place.trace().values()))
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=20) == INTERRUPTED, place.printed
+    assert place.states()["leased"] == 0
+    traced = place.trace()
+    time.sleep(1)
+    assert place.trace() == traced, "its trials train on"
+    assert nodes.is_up()
