@@ -229,6 +229,8 @@ class LedgerSearcher(Searcher):
         report = Report.decode(result)
         self._records.setdefault(ours, []).extend(report.records)
         self._launch.progress.trained(ours, report.records)
+        if report.note is not None:
+            self._launch.progress.note(report.note)
         if report.memory is not None:
             self._room.learn(ours, report.memory)
         if report.outcome is not None:

@@ -31,13 +31,14 @@ class Report:
     """A worker's message: records that are on disk and, in the last one, the outcome.
 
     outcome: ``finished``, ``diverged``, ``failed``, ``out_of_memory`` or ``stopped``; None while the trial goes on.
-    memory: of its GPU that it took, where that was to be measured.
+    memory: of its GPU that it took, where that was to be measured. note: something that the user should know.
     """
 
     records: tuple[EpochRecord, ...]
     outcome: str | None = None
     cause: str | None = None
     memory: GpuMemory | None = None
+    note: str | None = None
 
     def encode(self) -> dict[str, Any]:
         """As a Tune result: one string, which Tune neither flattens nor looks into."""
@@ -49,7 +50,7 @@ class Report:
         plain = json.loads(result["report"])
         records = tuple(EpochRecord(**record) for record in plain["records"])
         memory = GpuMemory(**plain["memory"]) if plain["memory"] else None
-        return cls(records, plain["outcome"], plain["cause"], memory)
+        return cls(records, plain["outcome"], plain["cause"], memory, plain["note"])
 
 
 def job(
@@ -122,9 +123,11 @@ def _train(config: dict[str, Any], pending: list[EpochRecord], scout: _Scout) ->
         threads=int(config["threads"]),
         code_dir=Path(config["code_dir"]),
     )
-    stop_file, reported, epochs = config["stop_file"], time.monotonic(), 0
+    checkpoint, stop_file = Path(config["checkpoint"]), config["stop_file"]
+    reported, epochs = time.monotonic(), 0
     try:
-        for record in train(trial, machine, Path(config["checkpoint"]), stop=lambda: os.path.exists(stop_file)):
+        _tell_of_damage(checkpoint, trial.trial_id)
+        for record in train(trial, machine, checkpoint, stop=lambda: os.path.exists(stop_file)):
             pending.append(record)
             epochs = record.epoch
             if scout.should_share() and epochs < trial.epochs:
@@ -142,8 +145,18 @@ def _train(config: dict[str, Any], pending: list[EpochRecord], scout: _Scout) ->
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        return "failed", f"{error.filename}: {error.strerror}: make room; what was stored before is kept"
+        where = Path(error.filename).parent if error.filename else "a disk"
+        return "failed", f"{where}: {error.strerror}: make room; what was stored before is kept"
     return ("finished" if epochs == trial.epochs else "stopped"), None
+
+
+def _tell_of_damage(checkpoint: Path, trial_id: str) -> None:
+    """Otherwise nobody would know why a trial that was nearly over takes all of its time again."""
+    from trainer.checkpoint import load_checkpoint
+
+    if checkpoint.exists() and load_checkpoint(checkpoint, trial_id) is None:
+        note = f"{checkpoint} is damaged: its trial is trained anew from the first epoch"
+        tune.report(Report((), note=note).encode())
 
 
 def _breaks_the_process(error: Exception) -> bool:
