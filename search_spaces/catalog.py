@@ -34,6 +34,8 @@ def find(reference: str) -> Study:
     if reference.endswith(".py") or "/" in reference:
         return _from_file(Path(reference))
     known = built_in()
+    if reference not in known and (own := Path(f"{reference}.py")).is_file():
+        raise ConfigError(f"no study named {reference!r}. Your own, by its file: {own}")
     if reference not in known:
         nearest = difflib.get_close_matches(reference, known, n=3, cutoff=0.4) or sorted(known)
         raise ConfigError(

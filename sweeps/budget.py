@@ -44,7 +44,8 @@ class Budget:
         if self.max_hours is not None and plan.unknown:
             raise ConfigError(
                 f"--max-hours {self.max_hours:g}: the time of {plan.unknown} trials of {plan.study.name} is not known"
-                " before one of their kind is finished: train one first (--seeds 1 and --only), or limit --max-trials"
+                " before one of their kind is finished: train one first (--seeds 1 and --only; of make:"
+                " SEEDS=1, ONLY=...), or limit --max-trials (MAX_TRIALS)"
             )
         if self.max_hours is not None and plan.device_hours > self.max_hours:
             raise ConfigError(

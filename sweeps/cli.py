@@ -20,7 +20,7 @@ from search_spaces.study import Study
 from sweeps.budget import FREE_HOURS, Budget
 from sweeps.data import fetch, printable, require_data, take_in
 from sweeps.filters import Selection, refuse_hyper_parameters
-from sweeps.hardware import cores
+from sweeps.hardware import cores, torch_sees_gpu
 from sweeps.ledger import OVER, Ledger, LedgerRow
 from sweeps.packing import LEAST_SHARE
 from sweeps.plan import lines, make_plan
@@ -201,8 +201,10 @@ def _port(text: str) -> int:
 
 
 def _list(_options: argparse.Namespace) -> int:
-    for study in built_in().values():
-        print(f"{study.name:16} {len(study.trials):4} trials  {study.question}")
+    studies = built_in().values()
+    width = max(len(study.name) for study in studies)
+    for study in studies:
+        print(f"{study.name:{width}} {len(study.trials):4} trials  {study.question}")
     return 0
 
 
@@ -248,6 +250,13 @@ def _gpus_per_trial(options: argparse.Namespace) -> float | None:
     if share is not None and options.device != "cuda":
         raise ConfigError(f"--gpus-per-trial {share:g}: trials on a CPU take no GPU: leave it out, or --device cuda")
     return share
+
+
+def _require_gpu(device: str) -> None:
+    """Refuse what would otherwise be refused with an experiment made in MLflow; of a Ray to join only that can tell."""
+    ours = os.environ.get(ADDRESS_VARIABLE, "") in ("", "local")
+    if device == "cuda" and ours and not torch_sees_gpu():
+        raise ConfigError("--device cuda: torch sees no GPU on this machine: train with --device cpu")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -318,6 +327,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.address is not None:
         os.environ[ADDRESS_VARIABLE] = options.address  # where Ray itself looks as well
+    if plan.estimates:
+        _require_gpu(options.device)
     from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
 
     return run(sweep, plan.time() if plan.seconds else "time not known yet", plan.peak)

@@ -120,6 +120,7 @@ def refuse_hyper_parameters(options: Sequence[str]) -> None:
             raise ConfigError(
                 f"{option.partition('=')[0]}: hyper-parameters are part of a trial's identity, other values make other"
                 f" trials: change them in the study's file. For some of its trials: --only FIELD=VALUE, --seeds N"
+                " (of make: ONLY=FIELD=VALUE, SEEDS=N)"
             )
 
 

@@ -63,6 +63,18 @@ def matmul_peak(device: str) -> float | None:
         return pool.submit(cuda_peak).result()
 
 
+def torch_sees_gpu() -> bool:
+    """Whether trials could train on a GPU of this machine; takes as long as importing torch."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_cuda_is_available).result()
+
+
+def _cuda_is_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _cpu_peak() -> float:
     """By numpy, which is imported ten times as fast as torch and whose library reaches about the same."""
     import numpy as np

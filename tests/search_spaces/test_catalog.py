@@ -85,6 +85,15 @@ def test_an_unknown_name_names_the_nearest(typo: str) -> None:
     assert re.search(r"Nearest: fig8-digits\b", message)
 
 
+def test_a_name_that_lacks_its_ending_is_shown_the_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(GOOD)
+    monkeypatch.chdir(path.parent)
+    message = refusal(path.stem)
+    assert message == f"no study named {path.stem!r}. Your own, by its file: {path.name}"
+    path.unlink()
+    assert "Nearest" in refusal(path.stem)
+
+
 def test_a_name_near_to_none_names_them_all() -> None:
     message = refusal("zzz")
     assert all(name in message for name in built_in())

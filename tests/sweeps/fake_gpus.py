@@ -50,5 +50,5 @@ def _write(facts: dict[str, Any]) -> None:
 if __name__ == "__main__":
     from tests.sweeps.fake_gpus import run_on_cpu as importable
 
-    with patch("sweeps.launch.run_trial", importable):
+    with patch("sweeps.launch.run_trial", importable), patch("sweeps.cli.torch_sees_gpu", lambda: True):
         sys.exit(main())

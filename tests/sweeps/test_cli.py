@@ -8,6 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import sweeps.cli
+import sweeps.run
+from search_spaces.study import Study
+from sweeps.cli import main
+from sweeps.hardware import torch_sees_gpu
+from sweeps.ledger import Ledger
+from tests.sweeps.conftest import make_trial
+from trainer.machine import Results
 
 STUDY = """
 from search_spaces import recipes
@@ -71,6 +81,47 @@ def test_report_before_anything_is_trained(tmp_path: Path) -> None:
 
 def test_ui_before_there_are_results(tmp_path: Path) -> None:
     assert_one_line(run(tmp_path, "sweeps", "ui"), "no results yet")
+
+
+def test_names_of_studies_stand_in_a_column(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    assert len({line.index(" trials  ") for line in capsys.readouterr().out.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("address", ["", "local"])
+def test_without_a_gpu_cuda_is_refused_before_mlflow_knows_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(sweeps.cli, "torch_sees_gpu", lambda: False)
+    (tmp_path / "mine.py").write_text(STUDY.format(method="Erm()"))
+    assert main(["run", str(tmp_path / "mine.py"), "--device", "cuda", "--yes"]) == 2
+    assert "--device cuda: torch sees no GPU on this machine" in capsys.readouterr().err
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(("address", "finished"), [("somewhere:1", False), ("", True)])
+def test_gpus_of_another_ray_or_of_no_use_are_not_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, finished: bool
+) -> None:
+    monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(sweeps.cli, "torch_sees_gpu", lambda: pytest.fail("asked about"))
+    monkeypatch.setattr(sweeps.run, "run", lambda *_: 0)
+    trial = make_trial()
+    monkeypatch.setattr(sweeps.cli, "find", lambda _: Study(name="mine", question="?", trials=[trial]))
+    if finished:
+        ledger = Ledger(Results(tmp_path).ledger_url)
+        ledger.declare("mine", [trial])
+        assert ledger.lease([trial.trial_id], "driver", "mine")
+        assert ledger.settle(trial.trial_id, "driver", "finished")
+        ledger.close()
+    assert main(["run", "mine", "--device", "cuda", "--yes"]) == 0
+
+
+def test_torch_is_asked_in_a_process_of_its_own() -> None:
+    assert torch_sees_gpu() == torch.cuda.is_available()
 
 
 def test_status_counts(tmp_path: Path) -> None:

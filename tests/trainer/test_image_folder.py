@@ -376,8 +376,14 @@ def within(folder: Path, part: str) -> None:
         (no_image, r"dog/notes\.txt: not an image"),
         (empty_class, "fox: no image in it"),
         (one_class, "mine: folders of 1 classes: must be of 2 or more"),
-        (another_size, r"sizes, 5 × 6 pixels \(.*cat/00\.png\) and 9 × 3 \(.*dog/03\.png\): --size 3"),
-        (first_of_another_size, r"sizes, 9 × 4 pixels \(.*cat/00\.png\) and 5 × 6 \(.*cat/01\.png\): --size 4"),
+        (
+            another_size,
+            r"sizes, 5 × 6 pixels \(.*cat/00\.png\) and 9 × 3 \(.*dog/03\.png\): --size 3 \(of make: SIZE=3\) gives",
+        ),
+        (
+            first_of_another_size,
+            r"sizes, 9 × 4 pixels \(.*cat/00\.png\) and 5 × 6 \(.*cat/01\.png\): --size 4 \(of make: SIZE=4\) gives",
+        ),
         (pipe, r"cat/pipe\.png: not a file: move it away"),
         (link_to_nothing, r"cat/link\.png: not a file"),
         (single_image, "mine/fox: 1 image in it: a class needs at least 2, so that one is left to train on"),

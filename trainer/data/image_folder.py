@@ -201,9 +201,10 @@ def _common_size(files: Sequence[Path], size: int | None) -> tuple[int, int]:
             found.setdefault((image.height, image.width), path)
         if size is None and len(found) > 1:
             (first, one), (second, other) = found.items()
+            side = min(first + second)
             raise ConfigError(
                 f"images of different sizes, {first[1]} × {first[0]} pixels ({one}) and {second[1]} × {second[0]}"
-                f" ({other}): --size {min(first + second)} gives them one"
+                f" ({other}): --size {side} (of make: SIZE={side}) gives them one"
             )
     return (size, size) if size else next(iter(found))
 
@@ -233,7 +234,7 @@ def _require_memory(folder: Path, images: int, shape: tuple[int, ...], free: int
     if needed > free:
         raise ConfigError(
             f"{folder}: {images} images {list(shape)} take {needed / 1e9:.1f} GB of memory,"
-            f" {free / 1e9:.1f} GB are free: make them smaller by --size, or take fewer"
+            f" {free / 1e9:.1f} GB are free: make them smaller by --size (of make: SIZE=N), or take fewer"
         )
 
 
