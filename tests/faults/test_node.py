@@ -136,7 +136,7 @@ def test_a_ray_is_joined_and_left(place: Workplace, nodes: Nodes) -> None:
     [told] = [line for line in place.printed.splitlines() if line.startswith("error: ")]
     assert "cannot join this Ray" in told
     assert "is RAY_AUTH_TOKEN its token?" in told
-    process = place.run()
+    process = place.run("--address", nodes.address, **{ADDRESS_VARIABLE: "local"})
     place.wait_until(lambda: any(place.trace().values()))
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(timeout=20) == INTERRUPTED, place.printed
