@@ -262,7 +262,8 @@ def _require_gpu(device: str) -> None:
 def _plan(options: argparse.Namespace) -> int:
     declared, gpus = find(options.study), _gpus_per_trial(options)
     study, ledger = _selection(options).of(declared), _existing_ledger()
-    plan = make_plan(study, _rows(study, ledger), ledger, _jobs(options, declared), options.device, gpus)
+    rows, jobs, code_dir = _rows(study, ledger), _jobs(options, declared), code_folder(options.study)
+    plan = make_plan(study, rows, ledger, jobs, options.device, gpus, code_dir)
     known = ledger.measured([trial.trial_id for trial in declared.trials]) if ledger else {}
     print("\n".join([*lines(plan), *power_lines(declared, study, known)]))
     return 0
@@ -320,7 +321,7 @@ def _run(options: argparse.Namespace) -> int:
     sweep = Sweep(declared, options.study, results, ledger, jobs, options.device, selection, gpus)
     rows = sweep.rows()
     require_data([trial for trial in study.trials if rows[trial.trial_id].state not in OVER], results.data, sweep.named)
-    plan = make_plan(study, rows, ledger, jobs, options.device, gpus)
+    plan = make_plan(study, rows, ledger, jobs, options.device, gpus, sweep.code_dir)
     if not Budget(options.yes, options.max_hours, options.max_trials).approve(plan):
         print("Nothing was trained")
         return INTERRUPTED

@@ -9,12 +9,13 @@ from __future__ import annotations
 import heapq
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from sweeps.ledger import Measured
 from sweeps.network_cost import NetworkCost, network_cost
+from sweeps.own_cost import Own, declared_images
 from trainer.config import (
     AdversarialTraining,
     Amp,
@@ -23,7 +24,6 @@ from trainer.config import (
     Rmp,
     Sam,
     TrialConfig,
-    TwoSpirals,
     identity,
 )
 from trainer.data.parts import classes
@@ -113,10 +113,13 @@ class Estimate:
 
 
 class Known:
-    """What was measured, for looking up. peak: FLOP/s of a matrix multiplication on one device, None for unknown."""
+    """What was measured, for looking up. peak: FLOP/s of a matrix multiplication on one device, None for unknown.
 
-    def __init__(self, found: Iterable[Measured], peak: float | None) -> None:
-        self._peak = peak
+    own: by ``kind``, what was seen of users' own images and networks.
+    """
+
+    def __init__(self, found: Iterable[Measured], peak: float | None, own: Mapping[str, Own] | None = None) -> None:
+        self._peak, self._own = peak, own or {}
         self._seconds: dict[tuple[str, float], list[float]] = {}
         self._a_pass: dict[str, list[float]] = {}
         self._bytes: dict[str, list[int]] = {}
@@ -128,39 +131,39 @@ class Known:
 
     def estimate(self, trial: TrialConfig) -> Estimate:
         """The medians of what was measured, else what follows from the declaration."""
-        here, steps, cost = kind(trial), passes(trial.method).total, cost_of(trial)
+        here, steps = kind(trial), passes(trial.method).total
+        own = self._own.get(here)
+        cost = cost_of(trial, own)
         stored = statistics.median(self._bytes[here]) if here in self._bytes else cost and BYTES_A_WEIGHT * cost.weights
         if (here, steps) in self._seconds:
             return Estimate(trial.epochs * statistics.median(self._seconds[here, steps]), "measured", stored)
         if here in self._a_pass:
             return Estimate(trial.epochs * steps * statistics.median(self._a_pass[here]), "scaled", stored)
-        seconds = self._peak and epoch_seconds(trial, self._peak)
+        seconds = self._peak and epoch_seconds(trial, self._peak, own)
         return Estimate(seconds and trial.epochs * seconds, "FLOPs" if seconds else "unknown", stored)
 
 
-def cost_of(trial: TrialConfig) -> NetworkCost | None:
-    """Of the trial's network on its data; None for a user's own network or images."""
+def cost_of(trial: TrialConfig, own: Own | None = None) -> NetworkCost | None:
+    """Of the trial's network on its data; None for a user's own network or images that nobody has looked at."""
+    if own is not None:
+        return own.cost
     if isinstance(trial.dataset, ImageFolder):
         return None
     return network_cost(trial.model, trial.dataset.shape, classes(trial.dataset))
 
 
-def examples(trial: TrialConfig) -> tuple[float, float] | None:
-    """How many examples an epoch trains on, and evaluates; None for a folder of images, which is not looked into."""
-    dataset = trial.dataset
-    if isinstance(dataset, ImageFolder):
+def examples(trial: TrialConfig, own: Own | None = None) -> tuple[float, float] | None:
+    """How many examples an epoch trains on, and evaluates; None for a folder of images that nobody has looked into."""
+    if own is None and isinstance(trial.dataset, ImageFolder):
         return None
-    if isinstance(dataset, TwoSpirals):
-        train, test = 2 * dataset.train_size, 2 * dataset.test_size
-    else:
-        train, test = dataset.sizes
+    train, test = own.images if own is not None else declared_images(trial.dataset)
     held_out = train * trial.validation.fraction if trial.validation else 0.0
     return train - held_out, held_out + (test if "test" in trial.evaluate else 0)
 
 
-def epoch_seconds(trial: TrialConfig, peak: float) -> float | None:
+def epoch_seconds(trial: TrialConfig, peak: float, own: Own | None = None) -> float | None:
     """From FLOPs, for a device whose matrix multiplication reaches ``peak`` FLOP/s; None where they are not known."""
-    cost, count = cost_of(trial), examples(trial)
+    cost, count = cost_of(trial, own), examples(trial, own)
     if cost is None or count is None:
         return None
     (trained, evaluated), step = count, passes(trial.method)

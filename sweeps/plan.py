@@ -12,7 +12,8 @@ from pathlib import Path
 from search_spaces.study import Study
 from sweeps.estimate import SHARE_OF_PEAK, Estimate, Known, Source, kind, wall_seconds
 from sweeps.hardware import at_a_time, hardware, matmul_peak
-from sweeps.ledger import OVER, Ledger, LedgerRow, Measured, State
+from sweeps.ledger import OVER, Ledger, LedgerRow, State
+from sweeps.own_cost import Own, has_own, own_costs
 from sweeps.packing import trials_that_share
 from sweeps.table import aligned, short_labels
 from trainer.config import TrialConfig
@@ -27,7 +28,7 @@ class Plan:
     """A study as it stands. estimates: of the trials that a run would train, failed ones included, by id.
 
     jobs: trials at a time. peak: FLOP/s that were measured, where some estimates needed it. free_bytes: on the disk of
-    the results.
+    the results. reasons: why some times are not known.
     """
 
     study: Study
@@ -37,6 +38,7 @@ class Plan:
     device: str
     peak: float | None
     free_bytes: int
+    reasons: tuple[str, ...] = ()
 
     @cached_property
     def seconds(self) -> list[float]:
@@ -110,24 +112,32 @@ def make_plan(
     jobs: int,
     device: str,
     gpus_per_trial: float | None = None,
+    code_dir: Path | None = None,
 ) -> Plan:
     """Plan ``study`` for this machine. known: where measured times are looked up, if there is a ledger yet.
 
-    gpus_per_trial: without it a GPU for each trial is planned, though more may turn out to fit on one.
+    gpus_per_trial: without it a GPU for each trial is planned, though more may turn out to fit on one. code_dir: where
+    the modules of ``Custom`` networks are, by default the working directory.
     """
     to_train = [trial for trial in study.trials if rows[trial.trial_id].state not in OVER | {"leased"}]
     kinds = list(dict.fromkeys(map(kind, to_train)))
     found = known.measured_kinds(kinds, hardware(device)) if known and kinds else []
-    needs_peak = {one.kind for one in found} != set(kinds)
-    peak = matmul_peak(device) if needs_peak else None
+    unmeasured = set(kinds) - {one.kind for one in found}
+    peak = matmul_peak(device) if unmeasured else None
+    own, reasons = _own([trial for trial in to_train if kind(trial) in unmeasured], code_dir or Path.cwd())
+    measured = Known(found, peak, own)
+    estimates = {trial.trial_id: measured.estimate(trial) for trial in to_train}
     free = shutil.disk_usage(_existing(Results.here().root)).free
     at_once = at_a_time(jobs, device, trials_that_share(gpus_per_trial or 1))
-    return Plan(study, rows, _estimates(to_train, found, peak), at_once, device, peak, free)
+    return Plan(study, rows, estimates, at_once, device, peak, free, reasons)
 
 
-def _estimates(trials: Iterable[TrialConfig], found: Iterable[Measured], peak: float | None) -> dict[str, Estimate]:
-    known = Known(found, peak)
-    return {trial.trial_id: known.estimate(trial) for trial in trials}
+def _own(trials: Iterable[TrialConfig], code_dir: Path) -> tuple[dict[str, Own], tuple[str, ...]]:
+    """What was seen of users' own images and networks, by kind, and why nothing was; at once where there are none."""
+    own = {kind(trial): trial for trial in trials if has_own(trial)}
+    looked_at = own_costs(own, Results.here().data, code_dir) if own else {}
+    reasons = dict.fromkeys(seen for seen in looked_at.values() if isinstance(seen, str))
+    return {alike: seen for alike, seen in looked_at.items() if isinstance(seen, Own)}, tuple(reasons)
 
 
 def _existing(folder: Path) -> Path:
@@ -145,6 +155,8 @@ def lines(plan: Plan) -> Iterator[str]:
         at_once = f"{plan.jobs} at a time" if plan.jobs > 1 else "one at a time"
         yield f"Time: {plan.time()}, {at_once}; {plan.hours()}"
         yield f"Disk: {plan.disk()}"
+    for reason in plan.reasons:
+        yield f"Not known: {reason}"
 
 
 _STATE_COLUMNS = ("finished", "diverged", "failed", "running")
