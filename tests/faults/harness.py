@@ -217,7 +217,8 @@ class Workplace:
         ids = {_traced_name(trial): trial.trial_id for trial in self.study.trials}
         for line in file.read_text().splitlines() if file.exists() else []:
             name, pid = line.split()
-            found[ids[name]].append(int(pid))
+            if name in ids:  # a plan looks at the network too, with weights of no trial
+                found[ids[name]].append(int(pid))
         return found
 
 
