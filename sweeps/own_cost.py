@@ -1,4 +1,4 @@
-"""What a user's own images and network take, which no declaration tells: they are looked at, in a process with torch."""
+"""What a user's own images and network take, which no declaration tells: a process with torch looks at them."""
 
 from __future__ import annotations
 
