@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +124,7 @@ def make_plan(
     found = known.measured_kinds(kinds, hardware(device)) if known and kinds else []
     unmeasured = set(kinds) - {one.kind for one in found}
     peak = matmul_peak(device) if unmeasured else None
-    own, reasons = _own([trial for trial in to_train if kind(trial) in unmeasured], code_dir or Path.cwd())
+    own, reasons = _own(to_train, unmeasured, code_dir or Path.cwd())
     measured = Known(found, peak, own)
     estimates = {trial.trial_id: measured.estimate(trial) for trial in to_train}
     free = shutil.disk_usage(_existing(Results.here().root)).free
@@ -132,9 +132,12 @@ def make_plan(
     return Plan(study, rows, estimates, at_once, device, peak, free, reasons)
 
 
-def _own(trials: Iterable[TrialConfig], code_dir: Path) -> tuple[dict[str, Own], tuple[str, ...]]:
-    """What was seen of users' own images and networks, by kind, and why nothing was; at once where there are none."""
-    own = {kind(trial): trial for trial in trials if has_own(trial)}
+def _own(trials: Iterable[TrialConfig], kinds: Set[str], code_dir: Path) -> tuple[dict[str, Own], tuple[str, ...]]:
+    """What is seen of users' own images and networks, by kind, and why nothing is; at once where there are none.
+
+    kinds: those of ``trials`` that are looked at.
+    """
+    own = {alike: trial for trial in trials if has_own(trial) and (alike := kind(trial)) in kinds}
     looked_at = own_costs(own, Results.here().data, code_dir) if own else {}
     reasons = dict.fromkeys(seen for seen in looked_at.values() if isinstance(seen, str))
     return {alike: seen for alike, seen in looked_at.items() if isinstance(seen, Own)}, tuple(reasons)
