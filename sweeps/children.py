@@ -1,4 +1,4 @@
-"""Ray's processes in a process group of their own, which ends when we end, whatever the cause.
+"""Processes that end when we end, whatever the cause: Ray's in a group of their own, and those of pools.
 
 When a driver dies Linux kills the processes that Ray started from it, but not what these have started: workers and
 agents have to notice by themselves, and as long as they import their modules, half a minute under load, they do not.
@@ -7,10 +7,13 @@ agents have to notice by themselves, and as long as they import their modules, h
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +62,43 @@ def children_join(group: int) -> Iterator[None]:
         yield
     finally:
         subprocess.Popen.__init__ = original  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes with nothing of ours in their memory; ended at once when what is done with them is cut short.
+
+    Jobs are to be submitted ``deaf_to_ctrl_c``, for that is when a process is started.
+    """
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    try:
+        yield pool
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Children started within never get SIGINT, which a terminal sends to all: they would print tracebacks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    """Run in each of a pool: when we are killed, one that waits for its next job would do so for ever."""
+    threading.Thread(target=_wait_for_parent, name="parent-watch", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

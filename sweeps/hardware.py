@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
+from sweeps.children import deaf_to_ctrl_c, worker_pool
+
+Found = TypeVar("Found")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 SIDE = {"cpu": 1024, "cuda": 8192}
 ROUNDS = 8
@@ -59,14 +61,19 @@ def matmul_peak(device: str) -> float | None:
     if not gpus():
         return None
     # In a process of its own: importing torch takes seconds, and a GPU's context would hold memory for good.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(cuda_peak).result()
+    return _in_own_process(cuda_peak)
 
 
 def torch_sees_gpu() -> bool:
     """Whether trials could train on a GPU of this machine; takes as long as importing torch."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_cuda_is_available).result()
+    return _in_own_process(_cuda_is_available)
+
+
+def _in_own_process(look: Callable[[], Found]) -> Found:
+    with worker_pool(1) as pool:
+        with deaf_to_ctrl_c():
+            future = pool.submit(look)
+        return future.result()
 
 
 def _cuda_is_available() -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
+from sweeps.children import deaf_to_ctrl_c, worker_pool
 from sweeps.network_cost import NetworkCost, network_cost
 from trainer.config import Custom, Dataset, ImageFolder, TrialConfig, TwoSpirals
 from trainer.data.parts import classes, not_there, part_files
@@ -33,13 +32,14 @@ def own_costs(trials: Mapping[str, TrialConfig], data_dir: Path, code_dir: Path)
     code_dir: where the modules of ``Custom`` networks are looked for first.
     """
     found: dict[str, Own | str] = {}
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        futures = {key: pool.submit(own_cost, trial, data_dir, code_dir) for key, trial in trials.items()}
-    for key, future in futures.items():
-        try:
-            found[key] = future.result()
-        except BrokenProcessPool:
-            found[key] = "a process that looked at a network of yours was lost"
+    with worker_pool(1) as pool:
+        with deaf_to_ctrl_c():
+            futures = {key: pool.submit(own_cost, trial, data_dir, code_dir) for key, trial in trials.items()}
+        for key, future in futures.items():
+            try:
+                found[key] = future.result()
+            except BrokenProcessPool:
+                found[key] = "a process that looked at a network of yours was lost"
     return found
 
 

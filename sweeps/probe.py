@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 from search_spaces.study import Study
+from sweeps.children import deaf_to_ctrl_c, worker_pool
 from sweeps.eta import Work
 from sweeps.ledger import State
-from sweeps.probe_worker import Job, end_with_driver, measure_trial
+from sweeps.probe_worker import Job, measure_trial
 from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, Sweep
 from sweeps.tracking import UNREACHABLE, Tracker, first_line, is_passing, open_tracker
@@ -175,8 +175,8 @@ def _measured(jobs: Sequence[Job], workers: int, started: Started) -> Generator[
 
 def _in_one_pool(jobs: Sequence[Job], workers: int, started: Started) -> Generator[Done, None, list[Job]]:
     """Each job once it is done. When a worker process is lost the rest are returned, those at work first."""
-    with _pool(workers) as pool:
-        with _deaf_to_ctrl_c():
+    with worker_pool(workers) as pool:
+        with deaf_to_ctrl_c():
             futures = {pool.submit(measure_trial, job): job for job in jobs}
         waiting = dict(futures)
         while waiting:
@@ -190,21 +190,6 @@ def _in_one_pool(jobs: Sequence[Job], workers: int, started: Started) -> Generat
 
 
 @contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, which are ended at once when what is done with them is cut short."""
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_driver)
-    try:
-        yield pool
-    except BaseException:
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
     """A scheduler's SIGTERM would otherwise end this process on the spot, and leave its workers to find out."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -212,13 +197,3 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Children started within never get SIGINT, which a terminal sends to all: they would print tracebacks."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

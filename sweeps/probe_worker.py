@@ -5,9 +5,6 @@ Importing this module does not import torch, for the driver imports it as well.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from dataclasses import dataclass
 
 from trainer.config import TrialConfig
@@ -49,15 +46,3 @@ def measure_trial(job: Job) -> list[str]:
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
-
-
-def end_with_driver() -> None:
-    """Run in each new worker: when the driver is killed, a worker that waits for its next job would do so for ever."""
-    threading.Thread(target=_wait_for_driver, name="driver-watch", daemon=True).start()
-
-
-def _wait_for_driver() -> None:
-    driver = multiprocessing.parent_process()
-    assert driver is not None
-    driver.join()
-    os._exit(1)

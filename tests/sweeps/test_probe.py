@@ -49,7 +49,7 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         with ThreadPoolExecutor(1) as executor:
             yield executor
 
-    monkeypatch.setattr(sweeps.probe, "_pool", pool)
+    monkeypatch.setattr(sweeps.probe, "worker_pool", pool)
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     yield
     torch.set_num_threads(threads)
@@ -108,7 +108,7 @@ def test_measured_once_by_worker_processes(
         assert desk.run("toy", trial.trial_id).info.status == "FINISHED"
         assert {step for step, _, _ in desk.history(desk.run("toy", trial.trial_id), NAMES[0])} == {0}
     assert shown(desk, STUDY.trials[0]) != shown(desk, STUDY.trials[1])
-    monkeypatch.setattr(sweeps.probe, "_pool", refuse_to_work)
+    monkeypatch.setattr(sweeps.probe, "worker_pool", refuse_to_work)
     assert probe(sweep_of(desk, STUDY)) == 0
     assert capsys.readouterr().out == "toy: probes of 2 of 2 trials already measured\n"
     assert [len(points(desk, trial, name)) for trial in STUDY.trials for name in NAMES] == [1] * 8
@@ -385,14 +385,6 @@ def test_interrupted_it_ends_its_workers_and_says_how_to_go_on(
     said = capsys.readouterr()
     assert "what was measured is kept. To go on: make probe STUDY=toy" in said.out
     assert "Traceback" not in said.err
-
-
-def test_workers_do_not_hear_ctrl_c() -> None:
-    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
-    with sweeps.probe._deaf_to_ctrl_c():
-        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert child.stdout == "True\n"
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_added_metrics_are_written_once_and_replaced(desk: Desk) -> None:
