@@ -10,6 +10,7 @@ import argparse
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -210,15 +211,19 @@ def _list(_options: argparse.Namespace) -> int:
 
 def _open(study: Study) -> tuple[Results, Ledger]:
     results = Results.here()
-    try:
-        results.root.mkdir(parents=True, exist_ok=True)
-        (results.root / ".writable").touch()
-        (results.root / ".writable").unlink()
-    except OSError as error:
-        raise ConfigError(f"RESULTS ({RESULTS_VARIABLE}): cannot write to {results.root}: {error.strerror}") from error
+    _require_writable(results)
     ledger = Ledger(results.ledger_url)
     ledger.declare(study.name, study.trials)
     return results, ledger
+
+
+def _require_writable(results: Results) -> None:
+    try:
+        results.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results.root):  # of a name that no other driver tries at the same moment
+            pass
+    except OSError as error:
+        raise ConfigError(f"RESULTS ({RESULTS_VARIABLE}): cannot write to {results.root}: {error.strerror}") from error
 
 
 def _existing_ledger() -> Ledger | None:

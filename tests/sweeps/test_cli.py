@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sweeps.cli import main
 from sweeps.hardware import torch_sees_gpu
 from sweeps.ledger import Ledger
 from tests.sweeps.conftest import make_trial
+from trainer.declaration import ConfigError
 from trainer.machine import Results
 
 STUDY = """
@@ -129,3 +131,19 @@ def test_status_counts(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "8 cells, 40 trials: 0 finished, 0 diverged, 0 failed, 0 running, 40 pending" in done.stdout
     assert not (tmp_path / "results").exists()
+
+
+def test_drivers_that_start_together_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results")
+    with ThreadPoolExecutor(8) as drivers:
+        for started in [drivers.submit(sweeps.cli._require_writable, results) for _ in range(400)]:
+            started.result()
+    assert list(results.root.iterdir()) == []
+
+
+def test_results_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ConfigError, match=rf"^RESULTS \(SWEEPS_RESULTS\): cannot write to {tmp_path}/file: File exists$"
+    ):
+        sweeps.cli._require_writable(Results(tmp_path / "file"))
