@@ -76,6 +76,9 @@ class Search:
     seeds: each setting is trained with the seeds 0, 1, ..., seed k on the k-th stratified split; the same for all.
     fraction: of the training images, held out for validation; 10% in the paper (§5).
     sampler: Optuna's TPE, at random, or the ``grid`` of a space that has ``OneOf`` only. sampler_seed: its own seed.
+    pruner: gives a setting up before all of it is trained. ``wilcoxon`` asks after each seed whether the setting is
+        worse than the best one on the same seeds, which are then trained one after the other; ``median``, with one seed
+        a setting, asks after each epoch whether it is worse than half of the settings were there.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Search:
     fraction: float = 0.1
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     sampler_seed: int = 0
+    pruner: Literal["none", "wilcoxon", "median"] = "none"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", str(self.name)):
@@ -98,7 +102,10 @@ class Search:
         for field in ("settings", "seeds"):
             self._require(_is_count(getattr(self, field)), field, "a whole number >= 1")
         self._require(self.hours is None or self.hours > 0, "hours", "> 0, or None for no limit")
-        listed = all(isinstance(distribution, OneOf) for distribution in self.space.values())
+        self._require(self.pruner in ("none", "wilcoxon", "median"), "pruner", "'none', 'wilcoxon' or 'median'")
+        self._require(self.pruner != "wilcoxon" or self.seeds > 1, "pruner", "'median' or 'none' with one seed")
+        self._require(self.pruner != "median" or self.seeds == 1, "pruner", "'wilcoxon' or 'none' with several seeds")
+        listed = self._is_listed
         self._require(self.sampler != "grid" or listed, "sampler", "'tpe' or 'random' unless all of the space is OneOf")
         self._check_space()
         if self.sampler == "grid":
@@ -128,6 +135,15 @@ class Search:
                 raise ConfigError(f"{where} = {distribution!r}: must hold the base's {own!r}, which is tried first")
             for end in distribution.ends:  # what a field cannot be is said now, not in the middle of the search
                 self.trials({name: end})
+
+    @property
+    def _is_listed(self) -> bool:
+        return all(isinstance(distribution, OneOf) for distribution in self.space.values())
+
+    @property
+    def budget(self) -> int:
+        """How many settings are tried: ``settings``, or fewer where the space has no more."""
+        return min(self.settings, len(self.grid)) if self._is_listed else self.settings
 
     @property
     def grid(self) -> list[Setting]:
@@ -161,15 +177,22 @@ class Search:
         return TrialConfig.from_params({**self.base.params(), **setting})
 
     @property
+    def base_params(self) -> dict[str, Scalar]:
+        """The base's parameters, without those that a search replaces."""
+        replaced = ("seed", "validation", "evaluate")
+        return {name: value for name, value in self.base.params().items() if name.partition(".")[0] not in replaced}
+
+    @property
     def digest(self) -> str:
         """First 16 hex digits of SHA-256 over all that the search's outcome depends on; its budget is left out.
 
         So a search goes on when its budget is raised.
         """
-        params: dict[str, Scalar] = {f"base.{name}": value for name, value in self.base.params().items()}
+        params: dict[str, Scalar] = {f"base.{name}": value for name, value in self.base_params.items()}
         for name, distribution in self.space.items():
             params |= {f"space.{name}": type(distribution).__name__, **flatten(distribution, f"space.{name}.")}
-        params |= {name: getattr(self, name) for name in ("metric", "seeds", "fraction", "sampler", "sampler_seed")}
+        others = ("metric", "seeds", "fraction", "sampler", "sampler_seed", "pruner")
+        params |= {name: getattr(self, name) for name in others}
         return identity(params)
 
 
@@ -177,7 +200,8 @@ class Search:
 class Tuning:
     """Searches that are compared afterwards: every one has the same budget, the same seeds and the same measure.
 
-    final_seeds: with which each one's chosen setting is trained again, and then measured on the test set.
+    final_seeds: with which each one's chosen setting, and its first one, which is untuned, are trained again on all
+        training images, and then measured on the test set.
     """
 
     name: str
@@ -186,6 +210,8 @@ class Tuning:
     final_seeds: Sequence[int] = range(10)
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,57}", str(self.name)):  # and -final
+            raise ConfigError(f"Tuning.name = {self.name!r}: must be lower-case letters, digits and '-', at most 58")
         object.__setattr__(self, "searches", tuple(self.searches))
         object.__setattr__(self, "final_seeds", tuple(self.final_seeds))
         if not self.searches:
@@ -193,7 +219,7 @@ class Tuning:
         names = [search.name for search in self.searches]
         if len(set(names)) < len(names):
             raise ConfigError(f"Tuning.searches of {self.name!r}: two have one name: {', '.join(names)}")
-        for field in ("settings", "hours", "seeds", "fraction", "metric", "sampler"):
+        for field in ("settings", "hours", "seeds", "fraction", "metric", "sampler", "pruner"):
             found = {getattr(search, field) for search in self.searches}
             if len(found) > 1:
                 differing = ", ".join(sorted(map(repr, found)))
@@ -201,12 +227,21 @@ class Tuning:
                     f"Tuning.searches of {self.name!r}: {field} differs ({differing}): must be one for all"
                 )
 
+    @property
+    def final_name(self) -> str:
+        """Of the study that gives the verdict."""
+        return f"{self.name}-final"
+
     def final_study(self, chosen: Mapping[str, Setting]) -> Study:
         """The study that gives the verdict. chosen: the setting of each search, by its name."""
-        trials = [
-            trial for search in self.searches for trial in search.final_trials(chosen[search.name], self.final_seeds)
-        ]
-        return Study(name=f"{self.name}-final", question=self.question, trials=trials)
+        declared = (
+            trial
+            for search in self.searches
+            for setting in (search.first, chosen[search.name])
+            for trial in search.final_trials(setting, self.final_seeds)
+        )
+        trials = {trial.trial_id: trial for trial in declared}  # the first setting may be the chosen one
+        return Study(name=self.final_name, question=self.question, trials=tuple(trials.values()))
 
 
 def _is_count(value: object) -> bool:

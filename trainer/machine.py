@@ -11,6 +11,7 @@ from trainer.declaration import ConfigError
 
 RESULTS_VARIABLE = "SWEEPS_RESULTS"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+OPTUNA_VARIABLE = "SWEEPS_OPTUNA_URL"
 
 
 TRACKING_SETTINGS = {
@@ -78,6 +79,11 @@ class Results:
     def has_ledger(self) -> bool:
         """Whether there is a ledger yet."""
         return (self.root / "ledger.db").is_file()
+
+    @property
+    def optuna_url(self) -> str:
+        """Optuna's database, which it shares with nobody: what ``SWEEPS_OPTUNA_URL`` says, else an SQLite file."""
+        return os.environ.get(OPTUNA_VARIABLE) or f"sqlite:///{self.root / 'optuna.db'}"
 
     @property
     def tracking_uri(self) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces import studies
-from search_spaces.catalog import built_in, find
+from search_spaces import frozen, studies
+from search_spaces.catalog import built_in, built_in_tunings, find, find_any, find_final, find_tuning, frozen_of
+from search_spaces.frozen import Choice, Frozen
 from trainer.declaration import ConfigError
 
 GOOD = """
@@ -59,14 +60,61 @@ def test_every_module_of_studies_gives_some_and_each_name_is_one_study() -> None
     modules = [importlib.import_module(f"{studies.__name__}.{name}") for name in files]
     assert all(module.STUDIES for module in modules)
     declared = [study for module in modules for study in module.STUDIES]
-    assert {name: id(study) for name, study in built_in().items()} == {study.name: id(study) for study in declared}
+    found: dict[str, object] = {**built_in(), **built_in_tunings()}
+    final = {tuning.final_name for tuning in built_in_tunings().values()}
+    assert {name: id(study) for name, study in found.items() if name not in final} == {
+        study.name: id(study) for study in declared
+    }
     assert len({study.name for study in declared}) == len(declared)
 
 
 def test_a_study_is_found_by_its_name() -> None:
     for name, study in built_in().items():
-        assert find(name) is study
+        assert find(name) == study
         assert study.name == name
+
+
+def test_a_tuning_is_found_by_its_name_and_is_no_study() -> None:
+    tuning = built_in_tunings()["tune-table1-small"]
+    assert find_any(tuning.name) is find_tuning(tuning.name) is tuning
+    assert refusal(tuning.name) == (
+        "tune-table1-small: is a search, not a study: make search STUDY=tune-table1-small, then freeze, then final"
+    )
+    with pytest.raises(ConfigError, match=r"^fig8: is a study, not a search: make sweep STUDY=fig8"):
+        find_tuning("fig8")
+
+
+TUNING = """
+from search_spaces import recipes
+from search_spaces.search import Search, Tuning
+from search_spaces.spaces import full_space
+from trainer.config import Erm
+base = recipes.digits_mlp(Erm(), 0)
+STUDY = Tuning(name="mine", question="?", searches=[Search(name="erm", base=base, space=full_space(Erm()), settings=3)])
+"""
+
+
+def test_a_tuning_of_a_users_file_is_frozen_beside_it(write: Write) -> None:
+    path = write(TUNING)
+    assert find_tuning(str(path)).name == "mine"
+    assert frozen_of(str(path)) == path.parent / "frozen" / "mine.json"
+    assert "is a search, not a study" in refusal(path)
+    with pytest.raises(ConfigError, match=r"^mine: nothing is frozen yet: make search, then make freeze$"):
+        find_final(str(path))
+    assert "is a built-in one's" in refusal(write(TUNING.replace('"mine"', '"fig8"')))
+
+
+def test_the_final_study_of_a_built_in_tuning_is_a_study_once_it_is_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "BUILT_IN", tmp_path)
+    tuning = built_in_tunings()["tune-table1-small"]
+    assert tuning.final_name not in built_in()
+    assert "nothing is frozen yet" in refusal(tuning.final_name)
+    choices = {search.name: Choice(search.digest, 0, 0.5, search.first, 3, 0, 0, 1.0) for search in tuning.searches}
+    Frozen(tuning.name, "2026-11-24", "abc", choices).write(frozen_of(tuning.name))
+    assert find(tuning.final_name) == built_in()[tuning.final_name] == find_final(tuning.name)
+    assert {trial.phase for trial in find(tuning.final_name).trials} == {"final"}
 
 
 def test_a_second_study_of_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +189,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "STUDIES = ()", "STUDY = 'fig8'", GOOD + "STUDY = (STUDY,)"])
 def test_a_file_without_a_study(write: Write, text: str) -> None:
     path = write(text)
-    assert refusal(path) == f"{path}: must set STUDY = Study(...)"
+    assert refusal(path) == f"{path}: must set STUDY = Study(...), or Tuning(...) for searches"
 
 
 def test_a_built_in_name_is_refused(write: Write) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from search_spaces import recipes
-from search_spaces.catalog import built_in
-from search_spaces.golden import golden, main
+from search_spaces.catalog import built_in, built_in_tunings
+from search_spaces.golden import golden, golden_tuning, main
+from search_spaces.search import Search, Tuning
+from search_spaces.spaces import full_space, narrow_space
 from search_spaces.study import Study
 from trainer.config import Amp, Erm, Holdout, Mlp, Mnist5k, TrialConfig
 from trainer.probe_config import Sharpness
@@ -26,15 +28,40 @@ def test_a_study_is_as_its_golden_file_says(name: str) -> None:
     assert golden(built_in()[name]) == file.read_text(encoding="utf-8"), HINT
 
 
+@pytest.mark.parametrize("name", built_in_tunings())
+def test_a_tuning_is_as_its_golden_file_says(name: str) -> None:
+    file = FOLDER / f"{name}.txt"
+    assert file.is_file(), f"{file.name} is missing: run `make golden`"
+    assert golden_tuning(built_in_tunings()[name]) == file.read_text(encoding="utf-8"), HINT
+
+
+def test_a_change_of_a_search_shows() -> None:
+    base = recipes.digits_mlp(AMP, 0)
+    search = Search(name="amp", base=base, space=narrow_space(AMP), settings=10)
+    changed = (
+        replace(search, base=replace(base, epochs=41)),
+        replace(search, space=full_space(AMP)),
+        replace(search, settings=11),
+        replace(search, seeds=2),
+        replace(search, metric="val/error"),
+        replace(search, sampler_seed=1),
+        replace(search, pruner="median"),
+        replace(search, hours=1.0),
+    )
+    texts = {golden_tuning(Tuning(name="toy", question="?", searches=[one])) for one in (search, *changed)}
+    assert len(texts) == 1 + len(changed)
+
+
 def test_there_is_no_golden_file_without_its_study() -> None:
-    strays = {path.name for path in FOLDER.iterdir()} - {f"{name}.txt" for name in built_in()}
+    strays = {path.name for path in FOLDER.iterdir()} - {f"{name}.txt" for name in (*built_in(), *built_in_tunings())}
     assert not strays, "no study has these golden files: delete them, or run `make golden` after a renaming"
 
 
 def test_the_command_writes_what_is_compared(tmp_path: Path) -> None:
     main(tmp_path / "new")
     written = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "new").iterdir()}
-    assert written == {f"{name}.txt": golden(study) for name, study in built_in().items()}
+    studies = {f"{name}.txt": golden(study) for name, study in built_in().items()}
+    assert written == studies | {f"{name}.txt": golden_tuning(one) for name, one in built_in_tunings().items()}
 
 
 AMP = Amp(epsilon=0.5)

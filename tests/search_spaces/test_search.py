@@ -140,6 +140,7 @@ def test_the_digest_follows_what_decides_the_outcome_and_not_the_budget() -> Non
         amp_search(fraction=0.2),
         amp_search(sampler="random"),
         amp_search(sampler_seed=1),
+        amp_search(pruner="median"),
     ]
     assert len({search.digest, *(other.digest for other in changed)}) == 1 + len(changed)
 
@@ -161,7 +162,30 @@ def test_a_comparison_has_one_budget() -> None:
 def test_the_final_study_has_the_chosen_settings() -> None:
     tuning = Tuning(name="both", question="Which?", searches=[amp_search(), erm_search()], final_seeds=range(4))
     study = tuning.final_study({"amp": {"method.epsilon": 0.5}, "erm": {"weight_decay": 0.01}})
-    assert (study.name, study.question, len(study.trials)) == ("both-final", "Which?", 8)
-    assert {trial.method for trial in study.trials} == {Amp(epsilon=0.5, inner_lr=1.0), Erm()}
-    assert {trial.weight_decay for trial in study.trials if isinstance(trial.method, Erm)} == {0.01}
+    assert (study.name, study.question, len(study.trials)) == ("both-final", "Which?", 16)
+    assert {trial.method for trial in study.trials} == {Amp(epsilon=e, inner_lr=1.0) for e in (0.2, 0.5)} | {Erm()}
+    assert {trial.weight_decay for trial in study.trials if isinstance(trial.method, Erm)} == {1e-4, 0.01}
     assert all(isinstance(trial, TrialConfig) and trial.phase == "final" for trial in study.trials)
+
+
+def test_a_first_setting_that_is_chosen_is_trained_once() -> None:
+    tuning = Tuning(name="one", question="?", searches=[amp_search()], final_seeds=range(4))
+    assert len(tuning.final_study({"amp": amp_search().first}).trials) == 4
+
+
+def test_a_space_of_few_settings_has_a_smaller_budget() -> None:
+    few = {"method.inner_steps": OneOf(values=(1, 2, 3))}
+    assert amp_search(space=few).budget == 3
+    assert amp_search().budget == 20
+    assert Search(name="erm", base=recipes.digits_mlp(Erm(), 0), space=narrow_space(Erm()), settings=9).budget == 1
+
+
+def test_what_a_search_replaces_in_its_base_is_not_in_its_digest() -> None:
+    other = replace(AMP, seed=1, validation=Holdout(fraction=0.2, seed=5), evaluate="val")
+    assert amp_search(base=other).digest == amp_search().digest
+
+
+@pytest.mark.parametrize(("pruner", "seeds"), [("wilcoxon", 1), ("median", 2), ("best", 1)])
+def test_pruners_want_the_seeds_that_they_are_for(pruner: str, seeds: int) -> None:
+    with pytest.raises(ConfigError, match=r"^Search\.pruner = "):
+        amp_search(pruner=pruner, seeds=seeds)
