@@ -25,7 +25,7 @@ from sweeps.eta import expected_work
 from sweeps.ledger import Ledger
 from sweeps.progress import Progress
 from sweeps.run import run
-from sweeps.sweep import Sweep
+from sweeps.sweep import StudySweep
 from sweeps.tracking import Delivery, open_tracker
 from trainer.config import Erm, TrialConfig
 from trainer.machine import Machine, Results
@@ -90,13 +90,13 @@ class Stopwatch(Progress):
         self.ends = [*getattr(self, "ends", ()), time.perf_counter()]
 
 
-def sweep_of(study: Study) -> Sweep:
+def sweep_of(study: Study) -> StudySweep:
     """``study`` on the CPU, its trials declared in the ledger of the results folder."""
     results = Results.here()
     results.root.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(results.ledger_url)
     ledger.declare(study.name, study.trials)
-    return Sweep(study, study.name, results, ledger, jobs=JOBS, device="cpu")
+    return StudySweep(study, study.name, results, ledger, jobs=JOBS, device="cpu")
 
 
 def idle_run(trials: int, tracked: bool) -> dict[str, float]:

@@ -76,9 +76,9 @@ class Search:
     seeds: each setting is trained with the seeds 0, 1, ..., seed k on the k-th stratified split; the same for all.
     fraction: of the training images, held out for validation; 10% in the paper (§5).
     sampler: Optuna's TPE, at random, or the ``grid`` of a space that has ``OneOf`` only. sampler_seed: its own seed.
-    pruner: gives a setting up before all of it is trained. ``wilcoxon`` asks after each seed whether the setting is
-        worse than the best one on the same seeds, which are then trained one after the other; ``median``, with one seed
-        a setting, asks after each epoch whether it is worse than half of the settings were there.
+    pruner: Optuna's, gives a setting up before all of it is trained. ``wilcoxon`` asks after each seed whether the
+        setting is worse than the best one on the same seeds, which are then trained one after the other; ``median``,
+        with one seed a setting, asks after each epoch whether it is worse than half of the settings were there.
     """
 
     name: str
@@ -103,7 +103,8 @@ class Search:
             self._require(_is_count(getattr(self, field)), field, "a whole number >= 1")
         self._require(self.hours is None or self.hours > 0, "hours", "> 0, or None for no limit")
         self._require(self.pruner in ("none", "wilcoxon", "median"), "pruner", "'none', 'wilcoxon' or 'median'")
-        self._require(self.pruner != "wilcoxon" or self.seeds > 1, "pruner", "'median' or 'none' with one seed")
+        few = "'none' with fewer than 5 seeds: the test tells nothing from less than 4 of them"
+        self._require(self.pruner != "wilcoxon" or self.seeds >= 5, "pruner", few)
         self._require(self.pruner != "median" or self.seeds == 1, "pruner", "'wilcoxon' or 'none' with several seeds")
         listed = self._is_listed
         self._require(self.sampler != "grid" or listed, "sampler", "'tpe' or 'random' unless all of the space is OneOf")

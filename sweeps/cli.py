@@ -27,7 +27,7 @@ from sweeps.packing import LEAST_SHARE
 from sweeps.plan import lines, make_plan
 from sweeps.power import power_lines
 from sweeps.status import status_lines
-from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, Sweep, code_folder, with_pending
+from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep, code_folder, with_pending
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
 
@@ -323,7 +323,7 @@ def _run(options: argparse.Namespace) -> int:
     study = selection.of(declared)
     results, ledger = _open(declared)
     jobs = _jobs(options, declared)
-    sweep = Sweep(declared, options.study, results, ledger, jobs, options.device, selection, gpus)
+    sweep = StudySweep(declared, options.study, results, ledger, jobs, options.device, selection, gpus)
     rows = sweep.rows()
     require_data([trial for trial in study.trials if rows[trial.trial_id].state not in OVER], results.data, sweep.named)
     plan = make_plan(study, rows, ledger, jobs, options.device, gpus, sweep.code_dir)
@@ -355,7 +355,7 @@ def _probe(options: argparse.Namespace) -> int:
 
     study = find(options.study)
     results, ledger = _open(study)
-    return probe(Sweep(study, options.study, results, ledger, options.jobs, options.device))
+    return probe(StudySweep(study, options.study, results, ledger, options.jobs, options.device))
 
 
 def _publish(options: argparse.Namespace) -> int:

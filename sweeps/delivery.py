@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from search_spaces.study import Study
 from sweeps.ledger import Ledger, LedgerRow, State
-from sweeps.tracking import ENDED, UNREACHABLE, Delivery, Tracker, first_line, is_passing
+from sweeps.outline import ENDED, Outline
+from sweeps.tracking import UNREACHABLE, Delivery, Tracker, first_line, is_passing
 from trainer.config import TrialConfig
 from trainer.machine import Results
 from trainer.records import EpochRecord
@@ -28,7 +29,7 @@ class MadeGood:
     gone: list[str]
 
 
-def deliver_missing(study: Study, rows: dict[str, LedgerRow], tracker: Tracker, results: Results) -> MadeGood:
+def deliver_missing(study: Study | Outline, rows: dict[str, LedgerRow], tracker: Tracker, results: Results) -> MadeGood:
     """Write what the ledger has and MLflow lacks: outcomes of killed drivers, trials other studies trained."""
     states: dict[str, State] = {}
     made = MadeGood([], [])

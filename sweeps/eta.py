@@ -121,6 +121,16 @@ class Eta:
         if over and stint and not stint.first_of_worker:
             self._around.append(stint.waited + now - stint.since - stint.seconds)
 
+    def add(self, trial_id: str, work: Work) -> None:
+        """A trial that was not known before."""
+        self._work[trial_id] = work
+
+    def drop(self, trial_id: str) -> None:
+        """A trial, or the place of one, that will not be trained; nothing where it is not known."""
+        self._work.pop(trial_id, None)
+        self._elsewhere.pop(trial_id, None)
+        self._over.discard(trial_id)
+
     def epochs(self, trial_id: str) -> int:
         """Of the trial; 0 for one without."""
         return self._work[trial_id].epochs
@@ -130,7 +140,7 @@ class Eta:
         unit = 0.0 if any(work.seconds for work in self._work.values()) else 1.0
         done = sum(self._work[trial_id].seconds + unit for trial_id in self._over)
         done += sum(stint.epoch * stint.work.epoch_seconds for stint in self._running.values())
-        return done / sum(work.seconds + unit for work in self._work.values())
+        return done / sum(work.seconds + unit for work in self._work.values()) if self._work else 1.0
 
     def left(self, now: float) -> float | None:
         """Seconds until all trials are over; None as long as nothing is known of what some of them take."""

@@ -31,9 +31,9 @@ from sweeps.hardware import hardware
 from sweeps.ledger import LEASE_SECONDS, Failure, LedgerRow, Measured, State
 from sweeps.progress import Progress
 from sweeps.resources import Room
-from sweeps.sweep import INTERRUPTED, Sweep
+from sweeps.sweep import INTERRUPTED, Growth, Sweep
 from sweeps.tracking import Delivery
-from sweeps.worker import Report, demand, job, run_trial
+from sweeps.worker import Report, demand, given_up, job, run_trial
 from trainer.machine import Machine
 from trainer.records import EpochRecord
 
@@ -65,6 +65,13 @@ class Launch:
         self.progress.show({trial_id: row.state for trial_id, row in rows.items()})
         return rows
 
+    def grow(self) -> bool:
+        """Let the sweep look for other trials to train; whether there are some."""
+        growth = self.sweep.grow(self.owner)
+        if growth != Growth():
+            self.progress.follow(growth)
+        return bool(growth.added)
+
 
 @dataclass(slots=True)
 class Stop:
@@ -88,9 +95,9 @@ class Stop:
         launch, sweep = self.launch, self.launch.sweep
         rows = sweep.rows()
         sweep.ledger.release(launch.owner)
-        for trial in sweep.study.trials:
-            if rows[trial.trial_id].state == "leased" and rows[trial.trial_id].owner == launch.owner:
-                launch.courier.send(Delivery(trial, "pending"))
+        for trial_id, row in rows.items():
+            if row.state == "leased" and row.owner == launch.owner:
+                launch.courier.send(Delivery(sweep.trials[trial_id], "pending"))
         launch.courier.close(GRACE_SECONDS / 2)
         launch.progress.note(sweep.how_to_go_on)
         launch.progress.close()
@@ -107,7 +114,7 @@ def run_to_the_end(launch: Launch) -> bool:
     heartbeat = Heartbeat(launch.sweep.ledger, launch.owner, every=LEASE_SECONDS / 5)
     try:
         with _stoppable_ray(launch) as stop:
-            while (left := _left(launch)) and not stop.event.is_set():
+            while not stop.event.is_set() and (left := _left(launch)):
                 if any(row.state == "pending" and row.failure is None for row in left.values()):
                     _fit(launch, list(left), stop)
                 elif all(row.state == "pending" for row in left.values()):
@@ -121,6 +128,7 @@ def run_to_the_end(launch: Launch) -> bool:
 
 
 def _left(launch: Launch) -> dict[str, LedgerRow]:
+    launch.grow()
     return {trial_id: row for trial_id, row in launch.show().items() if row.state in ("pending", "leased")}
 
 
@@ -169,9 +177,7 @@ class LedgerSearcher(Searcher):
         self.tune_trials: list[Any] = []
         self._launch, self._sweep, self._room, self._stop = launch, launch.sweep, room, stop
         self._second_pass = second_pass
-        self._wanted = set(trial_ids)
-        trials = zip(launch.sweep.trial_ids, launch.sweep.study.trials, strict=True)
-        self._by_id = {ours: trial for ours, trial in trials if ours in self._wanted}
+        self._over = set(launch.sweep.wanted()) - set(trial_ids)
         self._live: dict[str, str] = {}
         self._shares: dict[str, float] = {}
         self._deaths: dict[str, int] = {}
@@ -199,20 +205,23 @@ class LedgerSearcher(Searcher):
             return Searcher.FINISHED
         if len(self._live) >= self._room.jobs:
             return None
-        row = self._sweep.ledger.lease(self._fitting(), self._launch.owner, self._sweep.study.name, self._second_pass)
+        row = self._lease() or (self._lease() if self._launch.grow() else None)
         if row is None:
             return None if self._live else Searcher.FINISHED
         self._live[trial_id] = row.trial_id
         return self._started(row)
 
+    def _lease(self) -> LedgerRow | None:
+        return self._sweep.ledger.lease(self._fitting(), self._launch.owner, self._sweep.name, self._second_pass)
+
     def _fitting(self) -> list[str]:
         """What is left of the trials, in order, but for those that would have to wait for room."""
-        left = (trial_id for trial_id in self._by_id if trial_id in self._wanted)
+        left = (trial_id for trial_id in self._sweep.wanted() if trial_id not in self._over)
         return self._room.fitting(left, [self._shares[trial_id] for trial_id in self._live.values()])
 
     def _started(self, row: LedgerRow) -> dict[str, Any]:
         """The job of a trial that was just leased."""
-        trial, sweep, room = self._by_id[row.trial_id], self._sweep, self._room
+        trial, sweep, room = self._sweep.trials[row.trial_id], self._sweep, self._room
         share = self._shares[row.trial_id] = room.share(row.trial_id)
         self._launch.progress.at_once(room.at_once(row.trial_id))
         self._launch.progress.started(row.trial_id)
@@ -233,11 +242,13 @@ class LedgerSearcher(Searcher):
             self._launch.progress.note(report.note)
         if report.memory is not None:
             self._room.learn(ours, report.memory)
+        if self._sweep.gives_up(ours, report.records):
+            given_up(self._stop.file, ours).touch()
         if report.outcome is not None:
             del self._live[trial_id]
             self._ended(ours, report, report.outcome)
         elif self._sweep.ledger.holds(ours, self._launch.owner):
-            self._launch.courier.send(Delivery(self._by_id[ours], "leased", report.records))
+            self._launch.courier.send(Delivery(self._sweep.trials[ours], "leased", report.records))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a Tune trial. One that has not said how it ended lost its worker: again, from its checkpoint."""
@@ -269,15 +280,15 @@ class LedgerSearcher(Searcher):
         found = self._measured(ours, records) if state == "finished" else None
         held = self._sweep.ledger.settle(ours, self._launch.owner, state, report.cause, found, failure)
         if held:
-            self._launch.courier.send(Delivery(self._by_id[ours], state, report.records, report.cause))
+            self._launch.courier.send(Delivery(self._sweep.trials[ours], state, report.records, report.cause))
         self._launch.progress.ended(ours, state if held else "pending", report.cause)
         if state != "pending":
-            self._wanted.discard(ours)
+            self._over.add(ours)
 
     def _measured(self, ours: str, records: Sequence[EpochRecord]) -> Measured | None:
         stored = self._sweep.results.checkpoint(ours)
         size = stored.stat().st_size if stored.exists() else None
-        return measured(self._by_id[ours], records, hardware(self._sweep.device), size)
+        return measured(self._sweep.trials[ours], records, hardware(self._sweep.device), size)
 
     def _fail_lost_trials(self) -> None:
         for trial in self.tune_trials:

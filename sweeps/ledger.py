@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -84,6 +85,13 @@ _gpu_memory = sql.Table(  # came later, likewise
     sql.Column("hardware", sql.String(128), primary_key=True),
     sql.Column("taken_bytes", sql.BigInteger, nullable=False),
     sql.Column("gpu_bytes", sql.BigInteger, nullable=False),
+)
+_locks = sql.Table(  # came later, likewise
+    "locks",
+    _schema,
+    sql.Column("name", sql.String(128), primary_key=True),
+    sql.Column("owner", sql.String(64), nullable=False),
+    sql.Column("until", sql.Float, nullable=False),
 )
 
 
@@ -300,6 +308,26 @@ class Ledger:
                 for row in connection.execute(sql.select(_gpu_memory).where(here)):
                     found[row.kind] = GpuMemory(row.taken_bytes, row.gpu_bytes)
         return found
+
+    @contextlib.contextmanager
+    def alone(self, name: str, owner: str) -> Iterator[None]:
+        """Wait until nobody else is in here under this name. Whoever was killed in here is waited for a lease long."""
+        while not self._lock(name, owner):
+            time.sleep(0.02)
+        try:
+            yield
+        finally:
+            with self._engine.begin() as connection:
+                mine = (_locks.c.name == name) & (_locks.c.owner == owner)
+                connection.execute(sql.delete(_locks).where(mine))
+
+    def _lock(self, name: str, owner: str) -> bool:
+        held = {"owner": owner, "until": _Now() + LEASE_SECONDS}
+        insert = self._insert(_locks).values(name=name, **held)
+        lapsed = _locks.c.until < _Now()
+        with self._engine.begin() as connection:
+            taken = connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_=held, where=lapsed))
+            return taken.rowcount == 1
 
     def release(self, owner: str) -> None:
         """Give back whatever ``owner`` still holds."""

@@ -21,7 +21,7 @@ from sweeps.eta import Work
 from sweeps.ledger import State
 from sweeps.probe_worker import Job, measure_trial
 from sweeps.progress import Progress
-from sweeps.sweep import INTERRUPTED, Sweep
+from sweeps.sweep import INTERRUPTED, StudySweep
 from sweeps.tracking import UNREACHABLE, Tracker, first_line, is_passing, open_tracker
 from sweeps.view import duration
 from trainer.config import TrialConfig
@@ -33,7 +33,7 @@ SHOW_EVERY_SECONDS = 0.5
 LOST_WORKER_TRIES = 3
 
 
-def probe(sweep: Sweep) -> int:
+def probe(sweep: StudySweep) -> int:
     """The command; its exit code is returned."""
     if not sweep.study.probes:
         print(f"{sweep.study.name}: declares no probes: name some in its Study(..., probes=[...])")
@@ -41,7 +41,7 @@ def probe(sweep: Sweep) -> int:
     return measure_probes(sweep, open_tracker(sweep.study, sweep.ledger, sweep.results))
 
 
-def measure_probes(sweep: Sweep, tracker: Tracker) -> int:
+def measure_probes(sweep: StudySweep, tracker: Tracker) -> int:
     """Measure what is not measured yet of every finished trial, deliver it to MLflow, say how it stands.
 
     Returns 0, 1 when something could not be measured, or INTERRUPTED. Two drivers at it at a time do the same work
@@ -73,7 +73,7 @@ def measure_probes(sweep: Sweep, tracker: Tracker) -> int:
     return 0 if done == len(finished) else 1
 
 
-def _job(sweep: Sweep, trial: TrialConfig) -> Job:
+def _job(sweep: StudySweep, trial: TrialConfig) -> Job:
     """What is not measured yet of ``trial``, perhaps nothing."""
     done = {probe for probe, _ in _stored(sweep.study, trial, sweep.results)}
     missing = tuple(probe for probe in sweep.study.probes if probe not in done)
@@ -104,7 +104,7 @@ class _Mail:
     An outage of MLflow is told once and holds nothing up; what it refuses of one trial is no outage.
     """
 
-    def __init__(self, sweep: Sweep, tracker: Tracker, say: Callable[[str], None]) -> None:
+    def __init__(self, sweep: StudySweep, tracker: Tracker, say: Callable[[str], None]) -> None:
         self._sweep, self._tracker, self._say = sweep, tracker, say
         self._stopped = False
 

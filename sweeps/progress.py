@@ -21,6 +21,7 @@ from rich.live import Live
 from search_spaces.study import Study
 from sweeps.eta import Eta, Work, trained_since
 from sweeps.ledger import State
+from sweeps.sweep import Growth
 from sweeps.table import short_labels
 from sweeps.view import EndedTrial, RunningTrial, Snapshot, line, picture
 from trainer.config import TrialConfig
@@ -49,9 +50,10 @@ class _Running:
 class Progress:
     """Of the trials of ``study``, which are expected to take ``work``, ``jobs`` at a time.
 
-    states: of the trials when it begins. ask: says how they stand for all drivers together; it is called from another
-    thread and may fail, as when a ledger is busy. file: to write to, else standard output. All methods may be called
-    from any thread.
+    states: of the trials when it begins. work and states may have more: places of trials that are not known yet.
+    labels: by trial id, what trials are called, where that is not what tells their cells apart. ask: says how they
+    stand for all drivers together; it is called from another thread and may fail, as when a ledger is busy. file: to
+    write to, else standard output. All methods may be called from any thread.
     """
 
     def __init__(
@@ -62,11 +64,12 @@ class Progress:
         jobs: int,
         *,
         name: str | None = None,
+        labels: Mapping[str, str] | None = None,
         ask: Callable[[], States] | None = None,
         file: IO[str] | None = None,
     ) -> None:
         self._name, self._ask = name or study.name, ask
-        self._labels = _labels(study)
+        self._labels = dict(_labels(study) if labels is None else labels)
         self._trials = {trial.trial_id: trial for trial in study.trials}
         self._states = dict(states)
         self._eta = Eta(work, jobs)
@@ -132,8 +135,27 @@ class Progress:
         with self._lock:
             for trial_id, state in states.items():
                 known_better = asked_at is not None and self._changed.get(trial_id, -math.inf) >= asked_at
-                if trial_id not in self._running and state != self._states[trial_id] and not known_better:
+                known = trial_id in self._states and trial_id not in self._running
+                if known and state != self._states[trial_id] and not known_better:
                     self._follow(trial_id, state)
+
+    def follow(self, growth: Growth) -> None:
+        """What has changed in what is trained."""
+        with self._lock:
+            for added in growth.added:
+                trial_id, known = added.trial.trial_id, added.trial.trial_id in self._trials
+                self._forget(added.place)
+                if not known:  # else a setting was suggested a second time
+                    self._trials[trial_id], self._labels[trial_id] = added.trial, added.label
+                    self._states[trial_id] = "pending"
+                    self._eta.add(trial_id, added.work)
+            for dropped in growth.dropped:
+                if dropped not in self._running:
+                    self._forget(dropped)
+
+    def _forget(self, place: str) -> None:
+        self._states.pop(place, None)
+        self._eta.drop(place)
 
     def _follow(self, trial_id: str, state: State) -> None:
         self._states[trial_id] = state

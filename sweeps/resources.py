@@ -34,10 +34,15 @@ class Room:
         if self._gpus and self._given is not None:
             self.jobs = min(self.jobs, self._gpus * trials_that_share(self._given))
         self._ledger, self._hardware = sweep.ledger, hardware(sweep.device)
-        self._kinds = (
-            dict(zip(sweep.trial_ids, map(memory_kind, sweep.study.trials), strict=True)) if self._gpus else {}
-        )
-        self._known = self._ledger.gpu_memory(list(set(self._kinds.values())), self._hardware)
+        self._trials = sweep.trials
+        self._kinds: dict[str, str] = {}
+        kinds = {self._kind(trial_id) for trial_id in sweep.trials} if self._gpus else set()
+        self._known = self._ledger.gpu_memory(list(kinds), self._hardware)
+
+    def _kind(self, trial_id: str) -> str:
+        if trial_id not in self._kinds:
+            self._kinds[trial_id] = memory_kind(self._trials[trial_id])
+        return self._kinds[trial_id]
 
     def share(self, trial_id: str) -> float:
         """Of a GPU that the trial gets; 0 on CPUs."""
@@ -45,17 +50,17 @@ class Room:
             return 0.0
         if self._given is not None:
             return self._given
-        known = self._known.get(self._kinds[trial_id])
+        known = self._known.get(self._kind(trial_id))
         return share(trials_per_gpu(known, self._most_on_gpu)) if known else WHOLE
 
     def to_find_out(self, trial_id: str) -> int:
         """How many trials may share a GPU at most, where this one is to find out how many do; else 0."""
-        unknown = self._gpus and self._given is None and self._kinds[trial_id] not in self._known
+        unknown = self._gpus and self._given is None and self._kind(trial_id) not in self._known
         return self._most_on_gpu if unknown and self._most_on_gpu > 1 else 0
 
     def learn(self, trial_id: str, memory: GpuMemory) -> None:
         """The trial took ``memory``: its like need no more from now on, of whatever study."""
-        kind = self._kinds[trial_id]
+        kind = self._kind(trial_id)
         self._known[kind] = memory
         self._ledger.keep_gpu_memory(kind, self._hardware, memory)
 

@@ -12,7 +12,7 @@ from sweeps.hardware import hardware
 from sweeps.ledger import OVER, State
 from sweeps.probe import measure_probes
 from sweeps.progress import Progress
-from sweeps.sweep import INTERRUPTED, Sweep
+from sweeps.sweep import INTERRUPTED, StudySweep
 from sweeps.tracking import UNREACHABLE, Tracker, first_line, open_tracker
 from sweeps.view import duration
 
@@ -21,7 +21,7 @@ SHORT_PATIENCE_SECONDS = 5.0
 """When the run breaks off: its end, and why, is not held up any longer for what can be delivered later."""
 
 
-def run(sweep: Sweep, expected: str = "", peak: float | None = None) -> int:
+def run(sweep: StudySweep, expected: str = "", peak: float | None = None) -> int:
     """Train what is left, deliver what is due, measure the declared probes; the exit code is returned.
 
     expected: how long it is thought to take, for the first line. peak: the plan's, for the same estimates.
@@ -33,7 +33,7 @@ def run(sweep: Sweep, expected: str = "", peak: float | None = None) -> int:
     return code
 
 
-def _finish_training(sweep: Sweep, tracker: Tracker, expected: str, peak: float | None) -> int:
+def _finish_training(sweep: StudySweep, tracker: Tracker, expected: str, peak: float | None) -> int:
     sweep.ledger.retry_failed(sweep.trial_ids)
     name, total, started = sweep.study.name, len(sweep.trial_ids), time.monotonic()
     over = sum(row.state in OVER for row in sweep.rows().values())
@@ -52,11 +52,11 @@ def _finish_training(sweep: Sweep, tracker: Tracker, expected: str, peak: float 
     return _verdict(sweep, complete)
 
 
-def _finished(sweep: Sweep) -> int:
+def _finished(sweep: StudySweep) -> int:
     return sum(row.state == "finished" for row in sweep.rows().values())
 
 
-def _train(sweep: Sweep, tracker: Tracker, peak: float | None) -> tuple[bool, int]:
+def _train(sweep: StudySweep, tracker: Tracker, peak: float | None) -> tuple[bool, int]:
     """Returns whether it came to its end, and how many outcomes MLflow would not take."""
     from sweeps.launch import Launch, run_to_the_end  # Ray: not started, not even imported, when nothing is left
 
@@ -72,17 +72,17 @@ def _train(sweep: Sweep, tracker: Tracker, peak: float | None) -> tuple[bool, in
     return complete, undelivered
 
 
-def _states(sweep: Sweep) -> dict[str, State]:
+def _states(sweep: StudySweep) -> dict[str, State]:
     return {trial_id: row.state for trial_id, row in sweep.rows().items()}
 
 
-def _expected_work(sweep: Sweep, peak: float | None) -> dict[str, Work]:
+def _expected_work(sweep: StudySweep, peak: float | None) -> dict[str, Work]:
     kinds = list(dict.fromkeys(map(kind, sweep.study.trials)))
     found = sweep.ledger.measured_kinds(kinds, hardware(sweep.device))
     return expected_work(sweep.study.trials, Known(found, peak))
 
 
-def _bring_up_to_date(sweep: Sweep, tracker: Tracker) -> None:
+def _bring_up_to_date(sweep: StudySweep, tracker: Tracker) -> None:
     try:
         rows = sweep.declared_rows()
         for trial_id in deliver_missing(sweep.declared, rows, tracker, sweep.results).gone:
@@ -92,7 +92,7 @@ def _bring_up_to_date(sweep: Sweep, tracker: Tracker) -> None:
         print(f"MLflow is not up to date ({first_line(error)}): the same command goes on once it answers")
 
 
-def _verdict(sweep: Sweep, complete: bool) -> int:
+def _verdict(sweep: StudySweep, complete: bool) -> int:
     count = Counter(row.state for row in sweep.rows().values())
     if count["failed"] + count["diverged"]:
         print(f"{count['failed']} failed, {count['diverged']} diverged; why: make status {sweep.named}")

@@ -1,17 +1,21 @@
-"""What the user asked for: a study and the machine's side of it."""
+"""What the user asked for: trials to train, and the machine's side of it."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from search_spaces.study import Study
+from sweeps.eta import Work
 from sweeps.filters import ALL, Selection
 from sweeps.ledger import Ledger, LedgerRow
+from trainer.config import TrialConfig
 from trainer.machine import Results
+from trainer.records import EpochRecord
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Ray's own name for the address of a Ray to join; ``--address`` sets it."""
@@ -30,39 +34,68 @@ def with_pending(study: Study, rows: Mapping[str, LedgerRow]) -> dict[str, Ledge
     return {id_: rows.get(id_) or LedgerRow(id_, "", study.name, "pending", None, None, None) for id_ in ids}
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """One call of ``run``. reference: what the user called the study. jobs: trials at a time. device: cpu or cuda.
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A trial that came to a sweep while it went on.
 
-    declared: the whole study. selection: which of its trials this call is about. gpus_per_trial: a share of a GPU for
-    each; None for as many trials on a GPU as fit into its memory.
+    label: what it is called. place: what it was expected as. work: what it is expected to take.
     """
 
-    declared: Study
+    trial: TrialConfig
+    label: str
+    place: str
+    work: Work
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What has changed in what a sweep trains. dropped: trials, or places of some, that will not be trained."""
+
+    added: Sequence[Added] = ()
+    dropped: Sequence[str] = ()
+
+
+class Sweep(ABC):
+    """One call of ``run`` or ``search``.
+
+    reference: what the user called it. jobs: trials at a time. device: cpu or cuda.
+    gpus_per_trial: a share of a GPU for each; None for as many trials on a GPU as fit into its memory.
+    """
+
     reference: str
     results: Results
     ledger: Ledger
     jobs: int
     device: str
-    selection: Selection = ALL
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | None
+    command: str
+    """The make target that goes on with it."""
 
-    @cached_property
-    def study(self) -> Study:
-        """The study with the selected trials alone."""
-        return self.selection.of(self.declared)
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Of the study, or tuning, whose trials these are."""
 
-    @cached_property
-    def trial_ids(self) -> list[str]:
-        return [trial.trial_id for trial in self.study.trials]
+    @property
+    @abstractmethod
+    def trials(self) -> Mapping[str, TrialConfig]:
+        """All that are known of, by id."""
+
+    @abstractmethod
+    def wanted(self) -> Sequence[str]:
+        """Ids of those to be trained, in the order in which they are started."""
 
     def rows(self) -> dict[str, LedgerRow]:
-        """The selected trials as the ledger has them now."""
-        return self.ledger.rows(self.trial_ids)
+        """The wanted trials as the ledger has them now."""
+        return self.ledger.rows(self.wanted())
 
-    def declared_rows(self) -> dict[str, LedgerRow]:
-        """All trials of the study as the ledger has them now."""
-        return self.ledger.rows([trial.trial_id for trial in self.declared.trials])
+    def grow(self, owner: str) -> Growth:
+        """Look whether other trials are to be trained now. owner: the driver that asks."""
+        return Growth()
+
+    def gives_up(self, trial_id: str, records: Sequence[EpochRecord]) -> bool:
+        """Whether a trial that is running is not wanted any more, now that it has come to these further records."""
+        return False
 
     @property
     def code_dir(self) -> Path:
@@ -72,11 +105,55 @@ class Sweep:
     @property
     def how_to_go_on(self) -> str:
         """What an interrupted run says last."""
-        return f"Interrupted; what was trained is kept. To go on: make sweep {self.named}"
+        return f"Interrupted; what was trained is kept. To go on: make {self.command} {self.named}"
 
     @property
     def named(self) -> str:
         """The variables by which make finds this study, these results and these trials again."""
         elsewhere = self.results.root != Path("results").resolve()
         results = f" RESULTS={shlex.quote(str(self.results.root))}" if elsewhere else ""
-        return f"STUDY={shlex.quote(self.reference)}{results}{self.selection.as_make()}"
+        return f"STUDY={shlex.quote(self.reference)}{results}"
+
+
+@dataclass(frozen=True)
+class StudySweep(Sweep):
+    """Of a study. declared: the whole study. selection: which of its trials this call is about."""
+
+    declared: Study
+    reference: str
+    results: Results
+    ledger: Ledger
+    jobs: int
+    device: str
+    selection: Selection = ALL
+    gpus_per_trial: float | None = None
+    command: str = "sweep"
+
+    @cached_property
+    def study(self) -> Study:
+        """The study with the selected trials alone."""
+        return self.selection.of(self.declared)
+
+    @property
+    def name(self) -> str:
+        return self.declared.name
+
+    @cached_property
+    def trials(self) -> Mapping[str, TrialConfig]:
+        return {trial.trial_id: trial for trial in self.study.trials}
+
+    @cached_property
+    def trial_ids(self) -> list[str]:
+        """In the order in which they are started."""
+        return list(self.trials)
+
+    def wanted(self) -> Sequence[str]:
+        return self.trial_ids
+
+    def declared_rows(self) -> dict[str, LedgerRow]:
+        """All trials of the study as the ledger has them now."""
+        return self.ledger.rows([trial.trial_id for trial in self.declared.trials])
+
+    @property
+    def named(self) -> str:
+        return super().named + self.selection.as_make()

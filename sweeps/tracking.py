@@ -1,8 +1,8 @@
 """Writing trials to MLflow: the record for people.
 
-One experiment a study; in it a summary run, a run a cell, and in each cell a run a trial. Whatever is written here can
-be written again without changing anything: metrics go with the timestamps of the trial's own records, and runs are
-found before they are made.
+One experiment a study, or tuning; in it a summary run, a run a cell, or search, and in each of these a run a trial.
+Whatever is written here can be written again without changing anything: metrics go with the timestamps of the trial's
+own records, and runs are found before they are made.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from search_spaces.study import Cell, Study
+from search_spaces.study import Study
 from sweeps.ledger import Ledger, State
+from sweeps.outline import ENDED, Outline, StudyOutline
 from sweeps.provenance import provenance
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError, Scalar
@@ -41,7 +42,6 @@ STATUS_OF: dict[State, RunStatus] = {
     "pending": "KILLED",
     "leased": "RUNNING",
 }
-ENDED: frozenset[State] = frozenset({"finished", "diverged", "failed"})
 UNREACHABLE = (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError)
 """What a tracking store that does not answer raises, or one for which a driver is not installed."""
 
@@ -90,8 +90,8 @@ def _make_database(path: Path) -> None:
             os.link(fresh, path)
 
 
-def open_tracker(study: Study, ledger: Ledger, results: Results) -> Tracker:
-    """The study's experiment, with the runs of its cells made. Raises ConfigError when the store does not answer.
+def open_tracker(study: Study | Outline, ledger: Ledger, results: Results) -> Tracker:
+    """The study's experiment, with the runs of its groups made. Raises ConfigError when the store does not answer.
 
     Tried a few times: of two drivers that start together, one can trip over the other's rows.
     """
@@ -149,11 +149,14 @@ class _KnownRun:
 
 
 class Tracker:
-    """The MLflow experiment of one study. Not thread-safe; raises what ``UNREACHABLE`` lists when the store is gone."""
+    """An MLflow experiment, that of a study say.
 
-    def __init__(self, client: MlflowClient, study: Study, ledger: Ledger, results: Results) -> None:
-        self._client, self._study, self._ledger = client, study, ledger
-        self._cells: dict[str, Cell] = {t.trial_id: cell for cell in study.cells() for t in cell.trials}
+    Not thread-safe; raises what ``UNREACHABLE`` lists when the store is gone.
+    """
+
+    def __init__(self, client: MlflowClient, study: Study | Outline, ledger: Ledger, results: Results) -> None:
+        self._client, self._ledger = client, ledger
+        self._outline: Outline = StudyOutline(study) if isinstance(study, Study) else study
         self._provenance = provenance()
         self._remote = not results.tracking_uri.startswith(SQLITE)
         self._experiment_id = self._ensure_experiment(results)
@@ -161,14 +164,14 @@ class Tracker:
 
     def _ensure_experiment(self, results: Results) -> str:
         local = results.tracking_uri.startswith(SQLITE)
-        location = (results.artifacts / self._study.name).as_uri() if local else None
-        note = {"mlflow.note.content": self._study.question, "mlflow.experimentKind": "custom_model_development"}
-        existing = self._client.get_experiment_by_name(self._study.name)
+        location = (results.artifacts / self._outline.name).as_uri() if local else None
+        note = {"mlflow.note.content": self._outline.question, "mlflow.experimentKind": "custom_model_development"}
+        existing = self._client.get_experiment_by_name(self._outline.name)
         if existing is None:
             try:
-                return str(self._client.create_experiment(self._study.name, location, tags=note))
+                return str(self._client.create_experiment(self._outline.name, location, tags=note))
             except MlflowException:
-                existing = self._client.get_experiment_by_name(self._study.name)
+                existing = self._client.get_experiment_by_name(self._outline.name)
                 if existing is None:  # not that another driver was first
                     raise
         if existing.lifecycle_stage != "active":
@@ -177,7 +180,7 @@ class Tracker:
 
     def _known_runs(self) -> dict[str, _KnownRun]:
         """The one run of each key. A killed driver can have left a second, and so can an answer that never came."""
-        recorded = self._ledger.run_ids(self._study.name)
+        recorded = self._ledger.run_ids(self._outline.name)
         found: dict[str, dict[str, Run]] = {}
         for run in self._all_runs():
             if key := run.data.tags.get("key"):
@@ -191,7 +194,7 @@ class Tracker:
         """
         winner = recorded if recorded in runs else None
         if winner is None:
-            winner = self._ledger.claim_run(self._study.name, key, next(iter(runs)), instead_of=recorded)
+            winner = self._ledger.claim_run(self._outline.name, key, next(iter(runs)), instead_of=recorded)
         for run_id in runs.keys() - {winner}:
             self._client.delete_run(run_id)
         return _known(runs.get(winner) or self._client.get_run(winner))
@@ -206,11 +209,12 @@ class Tracker:
                 return
 
     def prepare(self) -> None:
-        """Make the summary run and the cells' runs. They are SCHEDULED until the last of their trials is over."""
-        self._run_of(SUMMARY, self._study.name, {"kind": "summary", "study": self._study.name}, "SCHEDULED")
-        for cell in self._study.cells():
-            run = self._run_of(cell.cell_id, cell.label, self._cell_tags(cell), "SCHEDULED")
-            self._log(run, cell.params)
+        """Make the summary run and the groups' runs. They are SCHEDULED until the last of their trials is over."""
+        name = self._outline.name
+        self._run_of(SUMMARY, name, {"kind": "summary", "study": name}, "SCHEDULED")
+        for group in self._outline.groups:
+            run = self._run_of(group.key, group.name, group.tags, "SCHEDULED")
+            self._log(run, group.params)
 
     def stale(self, states: Mapping[str, State]) -> list[TrialConfig]:
         """Of the trials in ``states``, those whose run does not show that state; leased ones are their owner's."""
@@ -221,12 +225,12 @@ class Tracker:
                 return state in ENDED
             return state != "leased" and run.copy_of is None and run.status != STATUS_OF[state]
 
-        return [trial for trial in self._study.trials if is_stale(trial)]
+        return [trial for trial in self._outline.trials if is_stale(trial)]
 
     def write(self, delivery: Delivery) -> None:
         """Bring the trial's run up to date. The status comes last: a run that is FINISHED is complete."""
         trial, records = delivery.trial, delivery.records
-        run = self._run_of(trial.trial_id, self._trial_name(trial), self._trial_tags(trial), "RUNNING")
+        run = self._run_of(trial.trial_id, self._outline.run_name(trial), self._trial_tags(trial), "RUNNING")
         if any(self._shown(run, record) not in (None, record.timestamp) for record in records):
             run = self._anew(trial, run)
         metrics = [
@@ -256,7 +260,7 @@ class Tracker:
         """
         self._client.delete_run(old.run_id)
         del self._runs[trial.trial_id]
-        return self._run_of(trial.trial_id, self._trial_name(trial), self._trial_tags(trial), "RUNNING")
+        return self._run_of(trial.trial_id, self._outline.run_name(trial), self._trial_tags(trial), "RUNNING")
 
     def _log(
         self,
@@ -284,16 +288,14 @@ class Tracker:
         run.status = status
 
     def finish(self, states: Mapping[str, State]) -> None:
-        """Close the runs of cells, and the summary, whose trials are all over; reopen those that have work again.
+        """Close the runs of groups, and the summary, whose trials are all over; reopen those that have work again.
 
         Of what was made twice, because a server's answer was lost, one is left.
         """
         if self._remote:
             self._runs |= self._known_runs()
-        over = {SUMMARY: all(state in ENDED for state in states.values())}
-        for trial_id, cell in self._cells.items():
-            over[cell.cell_id] = over.get(cell.cell_id, True) and states[trial_id] in ENDED
-        for key, ended in over.items():
+        over = {group.key: self._outline.is_over(group, states) for group in self._outline.groups}
+        for key, ended in {**over, SUMMARY: all(over.values())}.items():
             self._set_status(self._runs[key], "FINISHED" if ended else "SCHEDULED")
 
     def copy(self, trial: TrialConfig, trained_by: str) -> bool:
@@ -314,7 +316,7 @@ class Tracker:
             if name.startswith("final/")
         ]
         tags = self._trial_tags(trial) | {"copy_of": original_id}
-        run = self._run_of(trial.trial_id, self._trial_name(trial), tags, "RUNNING")
+        run = self._run_of(trial.trial_id, self._outline.run_name(trial), tags, "RUNNING")
         self._log(run, trial.params(), finals, tags)
         run.copy_of = original_id
         self._set_status(run, "FINISHED")
@@ -359,11 +361,11 @@ class Tracker:
         return self._client.get_run(run.info.run_id)
 
     def _claim(self, key: str, create: Callable[[], Run]) -> _KnownRun:
-        recorded = self._ledger.run_ids(self._study.name).get(key)
+        recorded = self._ledger.run_ids(self._outline.name).get(key)
         found = self._find(key, recorded)
         run = found or create()
         if run.info.run_id != recorded:
-            winner = self._ledger.claim_run(self._study.name, key, run.info.run_id, instead_of=recorded)
+            winner = self._ledger.claim_run(self._outline.name, key, run.info.run_id, instead_of=recorded)
             if winner != run.info.run_id:
                 if found is None:
                     self._client.delete_run(run.info.run_id)
@@ -388,22 +390,17 @@ class Tracker:
             raise
         return run if run.info.lifecycle_stage == "active" else None
 
-    def _cell_tags(self, cell: Cell) -> dict[str, str]:
-        names = ("method", "dataset", "model")
-        return {"kind": "cell", "study": self._study.name, **{name: str(cell.params[name]) for name in names}}
-
     def _trial_tags(self, trial: TrialConfig) -> dict[str, str]:
-        cell = self._cells[trial.trial_id]
-        return self._cell_tags(cell) | {
+        group = self._outline.group(trial.trial_id)
+        return {
+            **group.tags,
             "kind": "trial",
             "trial_id": trial.trial_id,
             "seed": str(trial.seed),
             "phase": trial.phase,
-            "mlflow.parentRunId": self._runs[cell.cell_id].run_id,
+            "mlflow.parentRunId": self._runs[group.key].run_id,
+            **self._outline.tags(trial),
         }
-
-    def _trial_name(self, trial: TrialConfig) -> str:
-        return f"{self._cells[trial.trial_id].label} seed={trial.seed}"
 
 
 def _known(run: Run) -> _KnownRun:

@@ -58,12 +58,18 @@ def job(
 ) -> dict[str, Any]:
     """The Tune configuration of a trial: plain values, so that Tune may copy and print them.
 
-    params: the canonical JSON of the trial's parameters. stop_file: once it exists the trial ends at its next batch.
+    params: the canonical JSON of the trial's parameters. stop_file: once it exists the trial ends at its next batch, as
+    it does once there is the one of ``given_up``.
     gpu: the share of a GPU that it is given. most_on_gpu: see ``_Scout``; 0 where there is nothing to find out.
     """
     facts = {name: str(getattr(machine, name)) for name in ("data_dir", "device", "threads", "code_dir")}
     files = {"checkpoint": str(checkpoint), "stop_file": str(stop_file)}
     return {"params": params, **files, "gpu": gpu, "most_on_gpu": most_on_gpu, **facts}
+
+
+def given_up(stop_file: Path, trial_id: str) -> Path:
+    """The file by which this trial alone is stopped."""
+    return stop_file.with_name(f"{stop_file.name}-{trial_id}")
 
 
 def demand(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -123,11 +129,12 @@ def _train(config: dict[str, Any], pending: list[EpochRecord], scout: _Scout) ->
         threads=int(config["threads"]),
         code_dir=Path(config["code_dir"]),
     )
-    checkpoint, stop_file = Path(config["checkpoint"]), config["stop_file"]
+    checkpoint, stop_file = Path(config["checkpoint"]), Path(config["stop_file"])
+    stops = str(stop_file), str(given_up(stop_file, trial.trial_id))
     reported, epochs = time.monotonic(), 0
     try:
         _tell_of_damage(checkpoint, trial.trial_id)
-        for record in train(trial, machine, checkpoint, stop=lambda: os.path.exists(stop_file)):
+        for record in train(trial, machine, checkpoint, stop=lambda: any(map(os.path.exists, stops))):
             pending.append(record)
             epochs = record.epoch
             if scout.should_share() and epochs < trial.epochs:

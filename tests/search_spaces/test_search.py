@@ -185,7 +185,7 @@ def test_what_a_search_replaces_in_its_base_is_not_in_its_digest() -> None:
     assert amp_search(base=other).digest == amp_search().digest
 
 
-@pytest.mark.parametrize(("pruner", "seeds"), [("wilcoxon", 1), ("median", 2), ("best", 1)])
+@pytest.mark.parametrize(("pruner", "seeds"), [("wilcoxon", 1), ("wilcoxon", 4), ("median", 2), ("best", 1)])
 def test_pruners_want_the_seeds_that_they_are_for(pruner: str, seeds: int) -> None:
     with pytest.raises(ConfigError, match=r"^Search\.pruner = "):
         amp_search(pruner=pruner, seeds=seeds)

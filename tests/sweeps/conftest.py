@@ -73,7 +73,9 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     tables = sql.MetaData()
     tables.reflect(
         engine,
-        only=lambda name, _: name in {"ledger_version", "trials", "mlflow_runs", "measured", "failures", "gpu_memory"},
+        only=lambda name, _: (
+            name in {"ledger_version", "trials", "mlflow_runs", "measured", "failures", "gpu_memory", "locks"}
+        ),
     )
     tables.drop_all(engine)
     engine.dispose()

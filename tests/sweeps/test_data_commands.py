@@ -20,7 +20,7 @@ from search_spaces.study import Study
 from sweeps.cli import main
 from sweeps.data import fetch, require_data
 from sweeps.ledger import Ledger
-from sweeps.sweep import Sweep
+from sweeps.sweep import StudySweep
 from trainer.config import Cifar10, Digits, Erm, Holdout, ImageFolder, Mnist5k, TrialConfig, TwoSpirals
 from trainer.data.parts import part_files
 from trainer.declaration import ConfigError
@@ -119,7 +119,7 @@ def test_what_is_finished_needs_no_data(tmp_path: Path, results: Results, monkey
     reference = study_file(tmp_path, "Cifar10()")
     ran: list[str] = []
 
-    def run(sweep: Sweep, *_: object) -> int:
+    def run(sweep: StudySweep, *_: object) -> int:
         ran.append(sweep.study.name)
         return 0
 

@@ -12,7 +12,7 @@ import sqlalchemy as sql
 from sweeps.launch import Launch, LedgerSearcher, Stop, _left
 from sweeps.ledger import Failure, Ledger, State
 from sweeps.resources import Room
-from sweeps.sweep import Sweep
+from sweeps.sweep import StudySweep
 from sweeps.tracking import Delivery
 from sweeps.worker import Report
 from tests.sweeps.conftest import lapsing, make_records, make_study
@@ -144,7 +144,7 @@ class Driver:
     def __init__(self, ledger: Ledger, folder: Path, jobs: int = 2) -> None:
         self.office, self.ledger, self.jobs, self.folder = Office(), ledger, jobs, folder
         office: Any = self.office
-        self.launch = Launch(Sweep(STUDY, "toy", Results(folder), ledger, jobs, "cpu"), office, office)
+        self.launch = Launch(StudySweep(STUDY, "toy", Results(folder), ledger, jobs, "cpu"), office, office)
         self.asked = 0
         self.searcher = self.searchers(second_pass=False)
 

@@ -29,7 +29,7 @@ from sweeps.ledger import Ledger, LedgerRow, Measured, State
 from sweeps.plan import Plan, about, make_plan, size
 from sweeps.power import power_lines
 from sweeps.run import run
-from sweeps.sweep import Sweep
+from sweeps.sweep import StudySweep
 from sweeps.table import short_labels
 from tests.sweeps.conftest import FIRST_TIMESTAMP, Desk, make_records, make_study, make_trial
 from trainer.config import Amp, Cifar10, Erm, PreActResNet18, TrialConfig
@@ -213,7 +213,7 @@ def test_filters_choose_what_is_planned_and_what_status_counts(
 
 
 def test_a_selection_is_part_of_how_a_run_is_found_again(ledger: Ledger, results: Results) -> None:
-    sweep = Sweep(STUDY, "toy", results, ledger, 1, "cpu", Selection(("method=Amp",), 1))
+    sweep = StudySweep(STUDY, "toy", results, ledger, 1, "cpu", Selection(("method=Amp",), 1))
     assert [trial.seed for trial in sweep.study.trials] == [0]
     assert list(sweep.rows()) == [STUDY.trials[1].trial_id]
     assert set(sweep.declared_rows()) == {trial.trial_id for trial in STUDY.trials}
@@ -226,7 +226,7 @@ def test_a_run_of_some_trials_leaves_the_study_whole_in_mlflow(desk: Desk, capsy
         desk.settle(STUDY, trial, "finished")
         desk.save(trial, make_records())
     selection = Selection(("method=Erm",), 1)
-    assert run(Sweep(STUDY, "toy", desk.results, desk.ledger, 1, "cpu", selection)) == 0
+    assert run(StudySweep(STUDY, "toy", desk.results, desk.ledger, 1, "cpu", selection)) == 0
     assert "toy: 1 of 1 already finished" in capsys.readouterr().out
     assert {desk.run("toy", trial.trial_id).info.status for trial in (first, other)} == {"FINISHED"}
     assert [desk.run("toy", cell.cell_id).info.status for cell in STUDY.cells()] == ["SCHEDULED"] * 2
@@ -563,7 +563,7 @@ def test_a_finished_trial_is_measured_by_its_driver(ledger: Ledger, results: Res
         def ended(self, _trial_id: str, _state: str, _cause: str | None = None) -> None: ...
 
     silent: Any = Silent()
-    launch = Launch(Sweep(STUDY, "toy", results, ledger, 1, "cpu"), silent, silent)
+    launch = Launch(StudySweep(STUDY, "toy", results, ledger, 1, "cpu"), silent, silent)
     room = Room(launch.sweep, cpus=1, gpus=0)
     searcher = LedgerSearcher(launch, [trial.trial_id for trial in STUDY.trials], room, Stop(launch, tmp_path / "stop"))
     trial = STUDY.trials[0]

@@ -26,7 +26,7 @@ import sweeps.run
 from search_spaces.study import Study
 from sweeps.probe import Done, measure_probes, probe
 from sweeps.probe_worker import Job, measure_trial
-from sweeps.sweep import INTERRUPTED, Sweep
+from sweeps.sweep import INTERRUPTED, StudySweep
 from sweeps.tracking import Delivery, Tracker
 from tests.sweeps.conftest import Desk, make_trial, wait_for
 from trainer.config import TrialConfig
@@ -56,8 +56,8 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.backends.cudnn.deterministic = deterministic
 
 
-def sweep_of(desk: Desk, study: Study) -> Sweep:
-    return Sweep(study, study.name, desk.results, desk.ledger, jobs=2, device="cpu")
+def sweep_of(desk: Desk, study: Study) -> StudySweep:
+    return StudySweep(study, study.name, desk.results, desk.ledger, jobs=2, device="cpu")
 
 
 def train_here(desk: Desk, study: Study, trials: Sequence[TrialConfig], tracker: Tracker | None = None) -> Tracker:

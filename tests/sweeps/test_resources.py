@@ -20,7 +20,7 @@ from sweeps.cli import main
 from sweeps.estimate import memory_kind
 from sweeps.ledger import Ledger
 from sweeps.resources import Room
-from sweeps.sweep import ADDRESS_VARIABLE, Sweep
+from sweeps.sweep import ADDRESS_VARIABLE, StudySweep
 from sweeps.worker import Report, _Scout, demand
 from tests.sweeps.conftest import make_study
 from tests.sweeps.fake_gpus import GIVEN
@@ -53,7 +53,7 @@ class Rooms:
 
     def of(self, jobs: int = 16, gpus: int = 2, given: float | None = None, alone: bool = False, **more: Any) -> Room:
         cpus, device = more.get("cpus", jobs), more.get("device", "cuda")
-        sweep = Sweep(STUDY, "toy", self.results, self.ledger, jobs, device, gpus_per_trial=given)
+        sweep = StudySweep(STUDY, "toy", self.results, self.ledger, jobs, device, gpus_per_trial=given)
         return Room(sweep, cpus, gpus, alone)
 
 

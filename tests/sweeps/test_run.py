@@ -15,7 +15,7 @@ from sweeps.cli import main
 from sweeps.delivery import Courier
 from sweeps.ledger import Ledger
 from sweeps.run import DELIVERY_PATIENCE_SECONDS, run
-from sweeps.sweep import Sweep
+from sweeps.sweep import StudySweep
 from sweeps.tracking import Delivery, first_line
 from tests.sweeps.conftest import Desk, make_records, make_study
 from trainer.machine import RESULTS_VARIABLE
@@ -56,7 +56,7 @@ def test_only_a_run_that_breaks_off_does_not_wait_for_mlflow(
 
     monkeypatch.setattr(launch, "run_to_the_end", ends)
     monkeypatch.setattr(Courier, "close", closed)
-    sweep = Sweep(STUDY, "toy", desk.results, desk.ledger, jobs=1, device="cpu")
+    sweep = StudySweep(STUDY, "toy", desk.results, desk.ledger, jobs=1, device="cpu")
     if breaks_off:
         with pytest.raises(OperationalError, match="full"):
             run(sweep)

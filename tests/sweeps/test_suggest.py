@@ -18,7 +18,7 @@ import pytest
 from search_spaces import recipes
 from search_spaces.search import LogUniform, OneOf, Search, Setting
 from search_spaces.spaces import full_space
-from sweeps.suggest import Suggestion, Suggestions
+from sweeps.suggest import Suggestion, Suggestions, close_storage, open_storage
 from trainer.config import Amp
 from trainer.declaration import ConfigError
 
@@ -28,11 +28,21 @@ SEARCH = Search(name="amp", base=BASE, space=full_space(BASE.method), settings=1
 
 @contextmanager
 def suggestions(folder: Path, search: Search = SEARCH) -> Iterator[Suggestions]:
-    opened = Suggestions(search, f"sqlite:///{folder / 'optuna.db'}")
+    storage = open_storage(f"sqlite:///{folder / 'optuna.db'}")
     try:
-        yield opened
+        yield Suggestions(search, storage)
     finally:
-        opened.close()
+        close_storage(storage)
+
+
+def asked_of(found: Suggestions) -> Suggestion:
+    asked = found.ask()
+    assert asked is not None
+    return asked
+
+
+def tell(found: Suggestions, one: Suggestion, *values: float) -> None:
+    found.tell(one.number, values or (value(one.setting),), ["id"], 1.5)
 
 
 def value(setting: Setting) -> float:
@@ -43,15 +53,14 @@ def value(setting: Setting) -> float:
 
 def search_on(found: Suggestions, settings: int) -> None:
     for _ in range(settings):
-        asked = found.ask()
-        found.tell(asked.number, value(asked.setting))
+        tell(found, asked_of(found))
 
 
 def undisturbed(folder: Path, search: Search = SEARCH) -> list[Suggestion]:
     folder.mkdir()
     with suggestions(folder, search) as found:
         search_on(found, search.settings)
-        return found.closed()
+        return found.all()
 
 
 def test_the_first_setting_is_the_base_s_and_all_are_of_the_space(tmp_path: Path) -> None:
@@ -80,13 +89,13 @@ def test_an_interrupted_search_goes_on_with_the_same_suggestions(
         with suggestions(tmp_path, search) as found:
             search_on(found, done)
     with suggestions(tmp_path, search) as found:
-        asked = found.ask()
+        asked = asked_of(found)
     with suggestions(tmp_path, search) as found:
         (left,) = found.open()
         assert left == asked
-        found.tell(left.number, value(left.setting))
+        tell(found, left)
         search_on(found, 1)
-        assert found.closed() == whole
+        assert found.all() == whole
 
 
 def test_seeds_of_the_sampler_differ(tmp_path: Path) -> None:
@@ -97,14 +106,12 @@ def test_seeds_of_the_sampler_differ(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from tests.sweeps.test_suggest import SEARCH, suggestions, value
+from tests.sweeps.test_suggest import search_on, suggestions, tell
 from pathlib import Path
 with suggestions(Path(sys.argv[1])) as found:
     for left in found.open():
-        found.tell(left.number, value(left.setting))
-    for _ in range(3):
-        asked = found.ask()
-        found.tell(asked.number, value(asked.setting))
+        tell(found, left)
+    search_on(found, 3)
     found.ask()
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -117,43 +124,125 @@ def test_kill_9_loses_none_and_doubles_none(tmp_path: Path) -> None:
         assert killed.returncode == -signal.SIGKILL
     with suggestions(tmp_path) as found:
         (left,) = found.open()
-        found.tell(left.number, value(left.setting))
-        search_on(found, 14 - len(found.closed()))
-        assert found.closed() == whole
+        tell(found, left)
+        search_on(found, 14 - len(found.all()))
+        assert found.all() == whole
 
 
 def test_what_diverged_is_a_failure_and_no_number(tmp_path: Path) -> None:
     with suggestions(tmp_path) as found:
-        bad, good = found.ask(), found.ask()
-        found.tell(bad.number, None)
-        found.tell(good.number, 3.0)
-        assert [(one.value, one.failed) for one in found.closed()] == [(None, True), (3.0, False)]
-        assert found.best() == Suggestion(good.number, good.setting, 3.0)
+        bad, good = asked_of(found), asked_of(found)
+        found.tell(bad.number, (), ["id"], 1.0, cause="the loss is NaN")
+        tell(found, good, 3.0, 5.0)
+        assert [(one.outcome, one.value) for one in found.all()] == [("failed", None), ("told", 4.0)]
+        assert found.best() == Suggestion(good.number, good.setting, "told", 4.0, 1.5)
+
+
+def test_a_failure_does_not_count_as_a_huge_number(tmp_path: Path) -> None:
+    """With a number for it TPE would suggest otherwise: another setting would be among the bad ones."""
+    suggested = []
+    for name, values in (("failed", ()), ("huge", (1e9,))):
+        (tmp_path / name).mkdir()
+        with suggestions(tmp_path / name, replace(SEARCH, settings=30)) as found:
+            search_on(found, 15)
+            found.tell(asked_of(found).number, values, ["id"], 1.0)
+            suggested.append(asked_of(found).setting)
+    assert suggested[0] != suggested[1]
 
 
 def test_the_first_answer_stands(tmp_path: Path) -> None:
     """Two drivers may see the end of one setting."""
     with suggestions(tmp_path) as found, suggestions(tmp_path) as other:
-        asked = found.ask()
-        found.tell(asked.number, 1.0)
-        other.tell(asked.number, 2.0)
-        assert [one.value for one in found.closed()] == [1.0]
+        asked = asked_of(found)
+        tell(found, asked, 1.0)
+        tell(other, asked, 2.0)
+        other.prune(asked.number, (), [], 0.0)
+        assert [(one.outcome, one.value) for one in found.all()] == [("told", 1.0)]
 
 
 def test_two_drivers_ask_for_different_settings(tmp_path: Path) -> None:
     with suggestions(tmp_path) as found, suggestions(tmp_path) as other:
-        asked = [one.ask() for one in (found, other, found, other)]
+        asked = [asked_of(one) for one in (found, other, found, other)]
         assert len({tuple(one.setting.values()) for one in asked}) == 4
         assert [one.number for one in found.open()] == [0, 1, 2, 3]
+
+
+def test_a_suggestion_is_stored_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between two parameters would leave half a setting, and another one after the resume."""
+    whole = undisturbed(tmp_path / "whole")
+    with suggestions(tmp_path) as found:
+        search_on(found, 3)
+        written = 0
+
+        def stop(*_: object, **__: object) -> None:
+            nonlocal written
+            written += 1
+            if written == 3:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(found._storage, "_set_trial_param_without_commit", stop)
+            with pytest.raises(KeyboardInterrupt):
+                found.ask()
+    with suggestions(tmp_path) as found:
+        assert found.open() == []
+        search_on(found, 11)
+        assert found.all() == whole
+
+
+def test_no_more_than_the_budget(tmp_path: Path) -> None:
+    with suggestions(tmp_path, replace(SEARCH, settings=3)) as found:
+        search_on(found, 3)
+        assert found.ask() is None
+    with suggestions(tmp_path, replace(SEARCH, settings=2)) as found:
+        assert len(found.all()) == 2
+        assert found.ask() is None
+
+
+def test_time_adds_up(tmp_path: Path) -> None:
+    with suggestions(tmp_path) as found, suggestions(tmp_path) as other:
+        assert found.searched_seconds == 0.0
+        found.add_seconds(1.5)
+        other.add_seconds(2.0)
+        assert found.searched_seconds == 3.5
+
+
+def test_the_median_of_what_was_tried_prunes_after_a_third_of_the_epochs(tmp_path: Path) -> None:
+    search = replace(SEARCH, pruner="median")
+    with suggestions(tmp_path, search) as found:
+        for level in range(5):
+            asked = asked_of(found)
+            assert not any(found.should_prune(asked.number, epoch, level + 1.0) for epoch in range(1, 41))
+            tell(found, asked, level + 1.0)
+        bad, good = asked_of(found), asked_of(found)
+        stops = [epoch for epoch in range(1, 41) if found.should_prune(bad.number, epoch, 3.5)]
+        assert stops[0] == math.ceil(40 / 3)
+        assert not any(found.should_prune(good.number, epoch, 2.5) for epoch in range(1, 41))
+        found.prune(bad.number, (), ["id"], 1.0)
+        assert [one.outcome for one in found.all()] == ["told"] * 5 + ["pruned", "open"]
+    with suggestions(tmp_path, search) as found:  # what was stored is known again, and may be told again
+        assert not any(found.should_prune(good.number, epoch, 2.5) for epoch in range(1, 41))
+
+
+def test_wilcoxon_prunes_what_is_worse_on_the_same_seeds(tmp_path: Path) -> None:
+    search, values = replace(SEARCH, pruner="wilcoxon", seeds=8), [1.0 + 0.1 * (seed % 3) for seed in range(8)]
+    with suggestions(tmp_path, search) as found:
+        best = asked_of(found)
+        assert not any(found.should_prune(best.number, seed, value) for seed, value in enumerate(values))
+        tell(found, best, *values)
+        worse, better = asked_of(found), asked_of(found)
+        told = [found.should_prune(worse.number, seed, 1.1 * value) for seed, value in enumerate(values[:5])]
+        assert told == [False, False, False, True, True]
+        assert not any(found.should_prune(better.number, seed, 0.9 * value) for seed, value in enumerate(values))
 
 
 def test_a_changed_search_starts_anew_and_a_larger_budget_does_not(tmp_path: Path) -> None:
     with suggestions(tmp_path) as found:
         search_on(found, 2)
     with suggestions(tmp_path, replace(SEARCH, settings=100)) as found:
-        assert len(found.closed()) == 2
+        assert len(found.all()) == 2
     with suggestions(tmp_path, replace(SEARCH, metric="val/error")) as found:
-        assert found.closed() == []
+        assert found.all() == []
         assert found.best() is None
 
 
@@ -166,12 +255,12 @@ def test_a_grid_is_tried_whole(tmp_path: Path) -> None:
 
 def test_what_is_no_database_of_optuna_s(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("hello, this is no database at all")
-    with pytest.raises(ConfigError, match=r"^Optuna's database: ") as caught:
-        Suggestions(SEARCH, f"sqlite:///{tmp_path / 'optuna.db'}")
+    with pytest.raises(ConfigError, match=r"^Optuna's database sqlite:////.*/optuna\.db: ") as caught:
+        open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     assert "\n" not in str(caught.value)
 
 
 def test_a_space_of_one_number(tmp_path: Path) -> None:
     with suggestions(tmp_path, replace(SEARCH, space={"lr": LogUniform(low=0.01, high=1.0)})) as found:
         search_on(found, 3)
-        assert [list(one.setting) for one in found.closed()] == [["lr"]] * 3
+        assert [list(one.setting) for one in found.all()] == [["lr"]] * 3
