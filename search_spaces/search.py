@@ -155,8 +155,18 @@ class Search:
     @property
     def first(self) -> Setting:
         """The base's own values: the paper's, say, which no search may miss."""
-        params = self.base.params()
+        return self.setting_of(self.base)
+
+    def setting_of(self, trial: TrialConfig) -> dict[str, int | float]:
+        """What the trial has for each name of the space."""
+        params = trial.params()
         return {name: value for name in self.space if isinstance(value := params[name], int | float)}
+
+    def typical_trials(self) -> list[TrialConfig]:
+        """A trial for each combination of the values that are listed in the space: what it costs may hang on them."""
+        listed = {name: one.values for name, one in self.space.items() if isinstance(one, OneOf)}
+        settings = (dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values()))
+        return [self.trials(setting)[0] for setting in settings]
 
     def trials(self, setting: Setting) -> tuple[TrialConfig, ...]:
         """The trials of ``setting``, one a seed. Names of the space that it leaves out are the base's."""
@@ -220,6 +230,8 @@ class Tuning:
         names = [search.name for search in self.searches]
         if len(set(names)) < len(names):
             raise ConfigError(f"Tuning.searches of {self.name!r}: two have one name: {', '.join(names)}")
+        if len({search.digest for search in self.searches}) < len(names):
+            raise ConfigError(f"Tuning.searches of {self.name!r}: two are the same but for their names: declare one")
         for field in ("settings", "hours", "seeds", "fraction", "metric", "sampler", "pruner"):
             found = {getattr(search, field) for search in self.searches}
             if len(found) > 1:

@@ -1,4 +1,4 @@
-"""``python -m sweeps``: fetch the data of a study, plan, run, probe and publish it, see its failures, keep house.
+"""``python -m sweeps``: fetch the data of a study, plan, run, search, probe and publish it, see failures, keep house.
 
 The command line takes a study and facts of the machine, never a hyper-parameter. Exit codes: 0 all trials finished, 1
 some failed or diverged, 2 bad input, 130 interrupted.
@@ -16,7 +16,8 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from search_spaces.catalog import built_in, find
+from search_spaces.catalog import built_in, built_in_tunings, find, find_any, find_final, find_tuning, frozen_of
+from search_spaces.search import Tuning
 from search_spaces.study import Study
 from sweeps.budget import FREE_HOURS, Budget
 from sweeps.data import fetch, printable, require_data, take_in
@@ -24,7 +25,7 @@ from sweeps.filters import Selection, refuse_hyper_parameters
 from sweeps.hardware import cores, torch_sees_gpu
 from sweeps.ledger import OVER, Ledger, LedgerRow
 from sweeps.packing import LEAST_SHARE
-from sweeps.plan import lines, make_plan
+from sweeps.plan import Plan, lines, make_plan
 from sweeps.power import power_lines
 from sweeps.status import status_lines
 from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep, code_folder, with_pending
@@ -90,6 +91,12 @@ def _commands() -> Iterator[tuple[Any, ...]]:
     text = "train what is not finished yet, then measure the probes that the study declares"
     yield _run, text, _add_study, _add_filters, _add_budget, _add_jobs, _add_device, _add_share, _add_address
     yield _probe, "measure the declared probes of the finished trials", _add_study, _add_jobs, _add_device
+    text = "try settings on validation images until each search of a tuning has spent its budget"
+    yield _search, text, _add_tuning, _add_budget, _add_jobs, _add_device, _add_share, _add_address
+    yield _freeze, "write what the searches have chosen into a file, before the test set is read", _add_tuning
+    text = "train what was frozen, and the untuned settings, on all training images; measure it on the test set"
+    yield _final, text, _add_tuning, _add_filters, _add_budget, _add_jobs, _add_device, _add_share, _add_address
+    yield _dashboard, "browse searches in Optuna's own pages, on this machine alone", _add_dashboard_port
     yield _status, "show how far a study is, and why trials failed", _add_study, _add_filters
     text = "train one trial in the foreground to watch it; nothing of it is kept"
     yield _trial, text, _add_trial, _add_code, _add_device
@@ -102,6 +109,10 @@ def _commands() -> Iterator[tuple[Any, ...]]:
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", metavar="STUDY", help="a study's name, or the path of your own .py file")
+
+
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="TUNING", help="a tuning's name, or the path of your own .py file")
 
 
 def _add_any_study(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +164,10 @@ def _add_port(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=5000, help="default: %(default)s")
 
 
+def _add_dashboard_port(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=_port, default=8080, help="default: %(default)s")
+
+
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     help_only = "of the declared trials those with this parameter, such as method=Amp; can be repeated"
     parser.add_argument("--only", metavar="FIELD=VALUE", action="append", default=[], help=help_only)
@@ -202,17 +217,23 @@ def _port(text: str) -> int:
 
 
 def _list(_options: argparse.Namespace) -> int:
-    studies = built_in().values()
-    width = max(len(study.name) for study in studies)
+    studies, tunings = built_in().values(), built_in_tunings().values()
+    width = max(map(len, (*built_in(), *built_in_tunings())))
     for study in studies:
-        print(f"{study.name:{width}} {len(study.trials):4} trials  {study.question}")
+        print(f"{study.name:{width}} {len(study.trials):5} trials    {study.question}")
+    for tuning in tunings:
+        print(f"{tuning.name:{width}} {len(tuning.searches):5} searches  {tuning.question}")
     return 0
 
 
-def _open(study: Study) -> tuple[Results, Ledger]:
+def _opened() -> tuple[Results, Ledger]:
     results = Results.here()
     _require_writable(results)
-    ledger = Ledger(results.ledger_url)
+    return results, Ledger(results.ledger_url)
+
+
+def _open(study: Study) -> tuple[Results, Ledger]:
+    results, ledger = _opened()
     ledger.declare(study.name, study.trials)
     return results, ledger
 
@@ -265,7 +286,9 @@ def _require_gpu(device: str) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    declared, gpus = find(options.study), _gpus_per_trial(options)
+    declared, gpus = find_any(options.study), _gpus_per_trial(options)
+    if isinstance(declared, Tuning):
+        return _plan_search(declared, options, gpus)
     study, ledger = _selection(options).of(declared), _existing_ledger()
     rows, jobs, code_dir = _rows(study, ledger), _jobs(options, declared), code_folder(options.study)
     plan = make_plan(study, rows, ledger, jobs, options.device, gpus, code_dir)
@@ -274,12 +297,32 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _plan_search(tuning: Tuning, options: argparse.Namespace, gpus: float | None) -> int:
+    from sweeps.searches import plan_of
+
+    _refuse_filters(options)
+    print("\n".join(plan_of(tuning, options.study, options.jobs, options.device, gpus).lines()))
+    return 0
+
+
+def _refuse_filters(options: argparse.Namespace) -> None:
+    """Of a search there is no part: methods that had another budget, or other seeds, cannot be compared."""
+    if given := _selection(options).as_options():
+        raise ConfigError(f"{given}: a search is tried whole, for all methods get the same budget: leave it out")
+
+
 def _selection(options: argparse.Namespace) -> Selection:
     return Selection(tuple(options.only), options.seeds)
 
 
 def _status(options: argparse.Namespace) -> int:
-    study = _selection(options).of(find(options.study))
+    declared = find_any(options.study)
+    if isinstance(declared, Tuning):
+        from sweeps.searches import status
+
+        _refuse_filters(options)
+        return status(declared, options.study)
+    study = _selection(options).of(declared)
     rows = _rows(study, _existing_ledger())
     print("\n".join(status_lines(study, rows, options.study, Results.here())))
     return 0
@@ -298,8 +341,12 @@ def _deliver(options: argparse.Namespace) -> int:
     ledger, results = _ledger_there_is(), Results.here()
     if options.study is None:
         return deliver_all(built_in(), ledger, results)
-    study = find(options.study)
-    return deliver(study, _rows(study, ledger), ledger, results)
+    declared = find_any(options.study)
+    if isinstance(declared, Tuning):
+        from sweeps.searches import deliver as deliver_search
+
+        return deliver_search(declared, options.study, ledger, results)
+    return deliver(declared, _rows(declared, ledger), ledger, results)
 
 
 def _gc(options: argparse.Namespace) -> int:
@@ -319,11 +366,19 @@ def _forget(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    declared, selection, gpus = find(options.study), _selection(options), _gpus_per_trial(options)
+    return _run_study(find(options.study), options, "sweep")
+
+
+def _final(options: argparse.Namespace) -> int:
+    return _run_study(find_final(options.study), options, "final")
+
+
+def _run_study(declared: Study, options: argparse.Namespace, command: str) -> int:
+    selection, gpus = _selection(options), _gpus_per_trial(options)
     study = selection.of(declared)
     results, ledger = _open(declared)
     jobs = _jobs(options, declared)
-    sweep = StudySweep(declared, options.study, results, ledger, jobs, options.device, selection, gpus)
+    sweep = StudySweep(declared, options.study, results, ledger, jobs, options.device, selection, gpus, command)
     rows = sweep.rows()
     require_data([trial for trial in study.trials if rows[trial.trial_id].state not in OVER], results.data, sweep.named)
     plan = make_plan(study, rows, ledger, jobs, options.device, gpus, sweep.code_dir)
@@ -331,17 +386,62 @@ def _run(options: argparse.Namespace) -> int:
         print("Nothing was trained")
         return INTERRUPTED
 
-    if options.address is not None:
-        os.environ[ADDRESS_VARIABLE] = options.address  # where Ray itself looks as well
-    if plan.estimates:
-        _require_gpu(options.device)
+    _set_up_ray(options, plan)
     from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
 
     return run(sweep, plan.time() if plan.seconds else "time not known yet", plan.peak)
 
 
+def _set_up_ray(options: argparse.Namespace, plan: Plan) -> None:
+    if options.address is not None:
+        os.environ[ADDRESS_VARIABLE] = options.address  # where Ray itself looks as well
+    if plan.estimates:
+        _require_gpu(options.device)
+
+
+def _search(options: argparse.Namespace) -> int:
+    tuning, gpus = find_tuning(options.study), _gpus_per_trial(options)
+    results, ledger = _opened()
+    from sweeps.run import search
+    from sweeps.searches import opened, plan_of_sweep
+
+    with opened(tuning, options.study, results, ledger, options.jobs, options.device, gpus) as sweep:
+        bases = [search.base for search in tuning.searches]
+        require_data(bases, results.data, sweep.named)
+        plan = plan_of_sweep(sweep)
+        if not Budget(options.yes, options.max_hours, options.max_trials).approve(plan):
+            print("Nothing was trained")
+            return INTERRUPTED
+        _set_up_ray(options, plan)
+        return search(sweep, plan.time() if plan.seconds else "time not known yet", plan.peak)
+
+
+def _freeze(options: argparse.Namespace) -> int:
+    tuning, path = find_tuning(options.study), frozen_of(options.study)
+    results = Results.here()
+    ledger = _ledger_there_is()
+    from sweeps.freeze import freeze, frozen_lines
+    from sweeps.searches import opened
+
+    with opened(tuning, options.study, results, ledger) as sweep:
+        print("\n".join(frozen_lines(freeze(sweep, path), path, sweep.named)))
+    return 0
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from sweeps.dashboard import serve
+
+    serve(Results.here(), options.port)
+    return 0
+
+
 def _fetch(options: argparse.Namespace) -> int:
-    fetch(_selection(options).of(find(options.study)), Results.here().data)
+    declared = find_any(options.study)
+    if isinstance(declared, Tuning):
+        _refuse_filters(options)
+        fetch((search.base for search in declared.searches), Results.here().data)
+    else:
+        fetch(_selection(options).of(declared).trials, Results.here().data)
     return 0
 
 

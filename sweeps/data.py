@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from search_spaces.study import Study
 from trainer.config import Dataset, TrialConfig, TwoSpirals
 from trainer.data.parts import not_there
 from trainer.declaration import ConfigError
@@ -32,10 +31,10 @@ def _datasets(trials: Iterable[TrialConfig]) -> list[Dataset]:
     return list(dict.fromkeys(trial.dataset for trial in trials))
 
 
-def fetch(study: Study, data_dir: Path) -> None:
-    """Bring all data of ``study`` into ``data_dir``, verified. Raises ConfigError, after all that can be brought."""
+def fetch(trials: Iterable[TrialConfig], data_dir: Path) -> None:
+    """Bring all data of ``trials`` into ``data_dir``, verified. Raises ConfigError, after all that can be brought."""
     errors = []
-    for dataset in _datasets(study.trials):
+    for dataset in _datasets(trials):
         try:
             print(_brought(dataset, data_dir))
         except ConfigError as error:

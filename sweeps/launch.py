@@ -67,7 +67,7 @@ class Launch:
 
     def grow(self) -> bool:
         """Let the sweep look for other trials to train; whether there are some."""
-        growth = self.sweep.grow(self.owner)
+        growth = self.sweep.grow()
         if growth != Growth():
             self.progress.follow(growth)
         return bool(growth.added)

@@ -14,6 +14,8 @@ from trainer.declaration import Scalar
 
 ENDED: frozenset[State] = frozenset({"finished", "diverged", "failed"})
 States = Mapping[str, State]
+SEARCH = "search "
+"""What the keys of searches' runs begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,9 @@ class Outline(Protocol):
 
     def group(self, trial_id: str) -> Group:
         """That the trial's run is put under."""
+
+    def label(self, trial: TrialConfig) -> str:
+        """What tells the trial from the others of its group with the same seed; empty where nothing does."""
 
     def run_name(self, trial: TrialConfig) -> str:
         """Of the trial's run."""
@@ -94,6 +99,9 @@ class StudyOutline:
 
     def group(self, trial_id: str) -> Group:
         return self._groups[self._cells[trial_id][0]]
+
+    def label(self, trial: TrialConfig) -> str:
+        return ""
 
     def run_name(self, trial: TrialConfig) -> str:
         return f"{self._cells[trial.trial_id][1].label} seed={trial.seed}"

@@ -21,6 +21,7 @@ from rich.live import Live
 from search_spaces.study import Study
 from sweeps.eta import Eta, Work, trained_since
 from sweeps.ledger import State
+from sweeps.outline import Outline
 from sweeps.sweep import Growth
 from sweeps.table import short_labels
 from sweeps.view import EndedTrial, RunningTrial, Snapshot, line, picture
@@ -51,14 +52,14 @@ class Progress:
     """Of the trials of ``study``, which are expected to take ``work``, ``jobs`` at a time.
 
     states: of the trials when it begins. work and states may have more: places of trials that are not known yet.
-    labels: by trial id, what trials are called, where that is not what tells their cells apart. ask: says how they
+    labels: by trial id, what trials are called; those of a study by what tells their cells apart. ask: says how they
     stand for all drivers together; it is called from another thread and may fail, as when a ledger is busy. file: to
     write to, else standard output. All methods may be called from any thread.
     """
 
     def __init__(
         self,
-        study: Study,
+        study: Study | Outline,
         work: Mapping[str, Work],
         states: States,
         jobs: int,
@@ -69,7 +70,7 @@ class Progress:
         file: IO[str] | None = None,
     ) -> None:
         self._name, self._ask = name or study.name, ask
-        self._labels = dict(_labels(study) if labels is None else labels)
+        self._labels = _labels(study) if isinstance(study, Study) else dict(labels or {})
         self._trials = {trial.trial_id: trial for trial in study.trials}
         self._states = dict(states)
         self._eta = Eta(work, jobs)

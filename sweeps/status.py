@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search_spaces.study import Cell, Study
+from search_spaces.study import Study
 from sweeps.ledger import LedgerRow
+from sweeps.outline import Outline
 from trainer.config import TrialConfig
 from trainer.machine import RESULTS_VARIABLE, Results
 
@@ -28,12 +29,15 @@ CELLS_SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Trials that ended for one cause. log: all that is known of how the first of them did, with the cause last."""
+    """Trials that ended for one cause. log: all that is known of how the first of them did, with the cause last.
+
+    members: each with what its cell, or setting, is called.
+    """
 
     failure: str
     cause: str
     log: Sequence[str]
-    members: Sequence[tuple[Cell, TrialConfig]]
+    members: Sequence[tuple[str, TrialConfig]]
 
 
 def status_lines(study: Study, rows: Mapping[str, LedgerRow], reference: str, results: Results) -> list[str]:
@@ -41,9 +45,16 @@ def status_lines(study: Study, rows: Mapping[str, LedgerRow], reference: str, re
     shown = [f"{study.name}: {counts(study, rows)}"]
     if again := sum(row.state == "pending" and row.failure == "out_of_memory" for row in rows.values()):
         shown.append(f"  {again} of the pending ran out of memory: once more, alone, when the others are over")
-    for group in groups(study, rows):
-        shown += ["", *_group_lines(group, reference, results)]
-    return shown
+    return [*shown, *failure_lines(study, rows, reference, results)]
+
+
+def failure_lines(
+    shown: Study | Outline, rows: Mapping[str, LedgerRow], reference: str, results: Results
+) -> Iterator[str]:
+    """Each group of failures, after an empty line."""
+    for group in groups(shown, rows):
+        yield ""
+        yield from _group_lines(group, reference, results)
 
 
 def counts(study: Study, rows: Mapping[str, LedgerRow]) -> str:
@@ -53,19 +64,25 @@ def counts(study: Study, rows: Mapping[str, LedgerRow]) -> str:
     return f"{len(study.cells())} cells, {len(study.trials)} trials: {states.replace('leased', 'running')}"
 
 
-def groups(study: Study, rows: Mapping[str, LedgerRow]) -> list[Group]:
+def groups(shown: Study | Outline, rows: Mapping[str, LedgerRow]) -> list[Group]:
     """Failed and diverged trials by class and last line of their cause, the largest group of a class first."""
-    members: dict[tuple[str, str], list[tuple[Cell, TrialConfig]]] = {}
-    for cell in study.cells():
-        for trial in cell.trials:
-            row = rows[trial.trial_id]
-            if row.state in ("failed", "diverged"):
-                failure = "diverged" if row.state == "diverged" else row.failure or "unknown"
-                members.setdefault((failure, _log(row)[-1]), []).append((cell, trial))
+    members: dict[tuple[str, str], list[tuple[str, TrialConfig]]] = {}
+    for label, trial in _labelled(shown):
+        row = rows[trial.trial_id]
+        if row.state in ("failed", "diverged"):
+            failure = "diverged" if row.state == "diverged" else row.failure or "unknown"
+            members.setdefault((failure, _log(row)[-1]), []).append((label, trial))
     found = [
         Group(failure, cause, _log(rows[first[0][1].trial_id]), first) for (failure, cause), first in members.items()
     ]
     return sorted(found, key=lambda group: (list(TITLES).index(group.failure), -len(group.members)))
+
+
+def _labelled(shown: Study | Outline) -> Iterator[tuple[str, TrialConfig]]:
+    if isinstance(shown, Study):
+        yield from ((cell.label, trial) for cell in shown.cells() for trial in cell.trials)
+    else:
+        yield from ((f"{shown.group(trial.trial_id).name} {shown.label(trial)}", trial) for trial in shown.trials)
 
 
 def _log(row: LedgerRow) -> list[str]:
@@ -76,8 +93,8 @@ def _group_lines(group: Group, reference: str, results: Results) -> list[str]:
     number, first = len(group.members), group.members[0][1].trial_id
     trials = f"{number} trial{'s' * (number > 1)}"
     cells: dict[str, list[int]] = {}
-    for cell, trial in group.members:
-        cells.setdefault(cell.label, []).append(trial.seed)
+    for label, trial in group.members:
+        cells.setdefault(label, []).append(trial.seed)
     shown = [f"  {label}: seed {', '.join(map(str, seeds))}" for label, seeds in cells.items()]
     if len(shown) > CELLS_SHOWN:
         shown[CELLS_SHOWN:] = [f"  and {len(shown) - CELLS_SHOWN} cells more"]

@@ -13,6 +13,7 @@ from search_spaces.study import Study
 from sweeps.eta import Work
 from sweeps.filters import ALL, Selection
 from sweeps.ledger import Ledger, LedgerRow
+from sweeps.outline import Outline
 from trainer.config import TrialConfig
 from trainer.machine import Results
 from trainer.records import EpochRecord
@@ -28,7 +29,7 @@ def code_folder(reference: str) -> Path:
     return own.resolve().parent if own.suffix == ".py" else Path.cwd()
 
 
-def with_pending(study: Study, rows: Mapping[str, LedgerRow]) -> dict[str, LedgerRow]:
+def with_pending(study: Study | Outline, rows: Mapping[str, LedgerRow]) -> dict[str, LedgerRow]:
     """The study's trials; what no ledger has is pending."""
     ids = [trial.trial_id for trial in study.trials]
     return {id_: rows.get(id_) or LedgerRow(id_, "", study.name, "pending", None, None, None) for id_ in ids}
@@ -89,8 +90,17 @@ class Sweep(ABC):
         """The wanted trials as the ledger has them now."""
         return self.ledger.rows(self.wanted())
 
-    def grow(self, owner: str) -> Growth:
-        """Look whether other trials are to be trained now. owner: the driver that asks."""
+    @property
+    @abstractmethod
+    def shown(self) -> Study | Outline:
+        """What MLflow shows of it."""
+
+    @abstractmethod
+    def shown_rows(self) -> dict[str, LedgerRow]:
+        """All trials that MLflow shows as the ledger has them now."""
+
+    def grow(self) -> Growth:
+        """Look whether other trials are to be trained now."""
         return Growth()
 
     def gives_up(self, trial_id: str, records: Sequence[EpochRecord]) -> bool:
@@ -150,8 +160,11 @@ class StudySweep(Sweep):
     def wanted(self) -> Sequence[str]:
         return self.trial_ids
 
-    def declared_rows(self) -> dict[str, LedgerRow]:
-        """All trials of the study as the ledger has them now."""
+    @property
+    def shown(self) -> Study:
+        return self.declared
+
+    def shown_rows(self) -> dict[str, LedgerRow]:
         return self.ledger.rows([trial.trial_id for trial in self.declared.trials])
 
     @property

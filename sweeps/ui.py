@@ -37,7 +37,7 @@ def serve(results: Results, port: int) -> None:
     database = uri.removeprefix("sqlite:///")
     if uri.startswith("sqlite:") and not Path(database).is_file():
         raise ConfigError(f"{database}: no results yet: make sweep")
-    _require_free(port)
+    require_free(HOST, port, "make ui PORT=5001")
     print(f"MLflow over {hide_passwords(uri)}, until Ctrl-C. The studies' runs:", flush=True)
     for experiment in connect(results).search_experiments(filter_string="name != 'Default'"):
         print(f"  http://{HOST}:{port}/#/experiments/{experiment.experiment_id}/runs  {experiment.name}", flush=True)
@@ -48,13 +48,14 @@ def serve(results: Results, port: int) -> None:
         raise ConfigError(f"MLflow's server has ended by itself, with code {code}: what it printed says why")
 
 
-def _require_free(port: int) -> None:
+def require_free(host: str, port: int, another: str) -> None:
+    """Raise ConfigError for a port that is taken. another: a command with one that may not be."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"port {port} on {HOST}: {error.strerror}: choose another, make ui PORT=5001") from error
+            raise ConfigError(f"port {port} on {host}: {error.strerror}: choose another, {another}") from error
 
 
 def _environment() -> dict[str, str]:

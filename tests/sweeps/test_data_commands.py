@@ -16,7 +16,6 @@ from PIL import Image
 
 from search_spaces import recipes
 from search_spaces.catalog import find
-from search_spaces.study import Study
 from sweeps.cli import main
 from sweeps.data import fetch, require_data
 from sweeps.ledger import Ledger
@@ -172,7 +171,7 @@ def test_fetch_without_a_network(
 def test_fetch_goes_on_with_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trials = [trial(dataset) for dataset in (FOLDER, Digits(), TwoSpirals())]
     with pytest.raises(ConfigError, match=r"^ImageFolder: .* is not in"):
-        fetch(Study(name="mine", question="?", trials=trials), tmp_path)
+        fetch(trials, tmp_path)
     assert capsys.readouterr().out.startswith(f"Digits: now in {tmp_path}, verified\nTwoSpirals: made anew")
 
 

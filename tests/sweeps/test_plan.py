@@ -216,7 +216,7 @@ def test_a_selection_is_part_of_how_a_run_is_found_again(ledger: Ledger, results
     sweep = StudySweep(STUDY, "toy", results, ledger, 1, "cpu", Selection(("method=Amp",), 1))
     assert [trial.seed for trial in sweep.study.trials] == [0]
     assert list(sweep.rows()) == [STUDY.trials[1].trial_id]
-    assert set(sweep.declared_rows()) == {trial.trial_id for trial in STUDY.trials}
+    assert set(sweep.shown_rows()) == {trial.trial_id for trial in STUDY.trials}
     assert sweep.how_to_go_on.endswith(" ONLY=method=Amp SEEDS=1")
 
 

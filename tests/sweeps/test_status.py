@@ -44,7 +44,7 @@ MIXED = rows(
 
 
 def told(found: Group) -> tuple[str, str, list[tuple[str, int]]]:
-    return found.failure, found.cause, [(cell.label, trial.seed) for cell, trial in found.members]
+    return found.failure, found.cause, [(label, trial.seed) for label, trial in found.members]
 
 
 def test_one_class_and_one_last_line_make_one_group() -> None:
