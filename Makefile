@@ -16,7 +16,7 @@ FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep plan probe status trial deliver gc forget report ui fetch digest test test-faults lint format types golden bench-trainer bench-engine clean
+.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report ui fetch digest test test-faults lint format types golden bench-trainer bench-engine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -36,6 +36,22 @@ sweep: .venv/installed ## train what STUDY still lacks, then show its table and 
 
 sweep-%: ## sweep-NAME is sweep STUDY=NAME
 	@$(MAKE) --no-print-directory sweep STUDY='$*'
+
+search: .venv/installed ## try settings of STUDY, a tuning, on validation images until its budget is spent, then show them
+	@$(RUN) -m sweeps search '$(STUDY)' $(MACHINE) $(SHARE) $(ADDRESS) $(BUDGET); code=$$?; \
+	[ $$code -le 1 ] || exit $$code; \
+	$(RUN) -m analysis report '$(STUDY)' && $(RUN) -m sweeps publish '$(STUDY)' && exit $$code
+
+freeze: .venv/installed ## write what the searches of STUDY have chosen into a file, before the test set is read
+	@$(RUN) -m sweeps freeze '$(STUDY)'
+
+final: .venv/installed ## train what was frozen of STUDY on all training images, and show what the test set says
+	@$(RUN) -m sweeps final '$(STUDY)' $(MACHINE) $(SHARE) $(ADDRESS) $(FILTERS) $(BUDGET); code=$$?; \
+	[ $$code -le 1 ] || exit $$code; \
+	$(RUN) -m analysis report '$(STUDY)' && $(RUN) -m sweeps publish '$(STUDY)' && exit $$code
+
+dashboard: .venv/installed-dashboard ## browse searches in optuna-dashboard on 127.0.0.1, port 8080, or PORT
+	@$(RUN) -m sweeps dashboard $(if $(filter file,$(origin PORT)),,--port $(PORT))
 
 studies: .venv/installed ## list the built-in studies
 	@$(RUN) -m sweeps list
@@ -125,4 +141,8 @@ clean: ## remove .venv and caches; results stay
 
 .venv/installed-test: .venv/installed
 	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@
+
+.venv/installed-dashboard: .venv/installed
+	@$(PIP) --no-build-isolation --editable '.[dashboard]'
 	@touch $@

@@ -284,6 +284,7 @@ class LedgerSearcher(Searcher):
         self._launch.progress.ended(ours, state if held else "pending", report.cause)
         if state != "pending":
             self._over.add(ours)
+            self._launch.grow()
 
     def _measured(self, ours: str, records: Sequence[EpochRecord]) -> Measured | None:
         stored = self._sweep.results.checkpoint(ours)

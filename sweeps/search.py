@@ -102,12 +102,14 @@ class SearchSweep(Sweep):
         self._trials: dict[str, TrialConfig] = {}
         self._found_in: dict[str, tuple[Hunt, int]] = {}
         self._seconds: dict[str, float] = {}
+        self._news: list[Added] = []
         self.known = Known([], None)
         self._owner, self._looked_at = secrets.token_hex(8), time.monotonic()
         self._storage = open_storage(results.optuna_url)
         self.hunts = [self._hunt(search) for search in tuning.searches]
         for hunt in self.hunts:
             self._take_in(hunt)
+        self._news.clear()
 
     def _hunt(self, search: Search) -> Hunt:
         suggestions = Suggestions(search, self._storage)
@@ -161,10 +163,10 @@ class SearchSweep(Sweep):
     def grow(self) -> Growth:
         """Tell what came of open settings, and ask for another one where nothing is left to be trained."""
         self._count_time()
-        added, dropped = list[Added](), self._tell()
-        while not self._has_work() and (more := self._ask()):
-            added += more
+        dropped = self._tell()
+        while not self._has_work() and self._ask():
             dropped += self._tell()  # of a setting that was tried before it is known what comes of it
+        added, self._news = self._news, []
         return Growth(added, dropped)
 
     def _has_work(self) -> bool:
@@ -177,21 +179,21 @@ class SearchSweep(Sweep):
                 hunt.count_time(now - self._looked_at)
         self._looked_at = now
 
-    def _ask(self) -> list[Added]:
-        """One setting, of the search that has fewest, or what another driver has asked for in the meantime."""
+    def _ask(self) -> bool:
+        """For one setting, of the search that has fewest, or for what another driver has asked for in the meantime."""
         for hunt in sorted((hunt for hunt in self.hunts if hunt.asks), key=lambda hunt: len(hunt.settings)):
             with self.ledger.alone(f"{hunt.search.name} {hunt.search.digest}", self._owner):
-                added = self._take_in(hunt)
-                if not added and hunt.asks:
+                before = len(hunt.settings)
+                self._take_in(hunt)
+                if len(hunt.settings) == before and hunt.asks:
                     hunt.suggestions.ask()
-                    added = self._take_in(hunt)
-            if added:
-                return added
-        return []
+                    self._take_in(hunt)
+            if len(hunt.settings) > before:
+                return True
+        return False
 
-    def _take_in(self, hunt: Hunt) -> list[Added]:
-        """Settings of the search that are new, or told about by another driver."""
-        added: list[Added] = []
+    def _take_in(self, hunt: Hunt) -> None:
+        """The search's settings as they are now; another driver may have asked and told."""
         for one in hunt.suggestions.all():
             new = one.number not in hunt.settings
             hunt.settings[one.number] = one
@@ -199,8 +201,7 @@ class SearchSweep(Sweep):
                 trials = hunt.search.trials(one.setting)
                 if one.outcome == "open":
                     self.ledger.declare(self.name, trials)
-                added += [self._added(hunt, one.number, trial) for trial in trials]
-        return added
+                self._news += [self._added(hunt, one.number, trial) for trial in trials]
 
     def _added(self, hunt: Hunt, number: int, trial: TrialConfig) -> Added:
         self._trials[trial.trial_id] = trial

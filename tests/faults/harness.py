@@ -175,7 +175,7 @@ class Workplace:
 
     def rows(self) -> dict[str, LedgerRow]:
         """The study's trials as the ledger has them; none before there is one."""
-        if not self.results.has_ledger():
+        if not self.results.has_ledger() or "STUDY = Study(" not in self.file.read_text():
             return {}
         ledger = Ledger(self.results.ledger_url)
         try:
@@ -201,9 +201,13 @@ class Workplace:
 
     def runs(self) -> tuple[MlflowClient, list[Run]]:
         """All runs of the study: its summary, its cells, its trials."""
+        return self.runs_of(self.study.name)
+
+    def runs_of(self, name: str) -> tuple[MlflowClient, list[Run]]:
+        """All runs of the experiment of this name."""
         uri = self.environment().get(TRACKING_VARIABLE) or f"sqlite:///{self.results.root / 'mlflow.db'}"
         client = MlflowClient(tracking_uri=uri)
-        experiment = client.get_experiment_by_name(self.study.name)
+        experiment = client.get_experiment_by_name(name)
         assert experiment is not None
         return client, list(client.search_runs([experiment.experiment_id]))
 
