@@ -43,9 +43,9 @@ def draw(study: Study, frame: pd.DataFrame, chosen: set[str], folder: Path) -> l
     curves = [(name, part) for name, part in _groups(study, frame) if part["method.epsilon"].nunique() > 1]
     with mpl.rc_context(fname=STYLE):
         for name, part in curves:
-            files += _save(_sensitivity(study, part, chosen, name), folder / _slug(f"epsilon {name}"))
+            files += save(_sensitivity(study, part, chosen, name), folder / slug(f"epsilon {name}"))
         if not curves:
-            files += _save(_cells(study, frame), folder / "cells")
+            files += save(_cells(study, frame), folder / "cells")
     return files
 
 
@@ -68,11 +68,13 @@ def _assignment(name: str, value: object) -> str:
     return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """``name`` as the name of a file."""
     return "".join(letter if letter.isalnum() or letter in "=._" else "-" for letter in name.strip())
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem`` with the endings png and svg; the files are returned in this order."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
     with warnings.catch_warnings():
@@ -128,7 +130,7 @@ def _sensitivity_panel(axes: Axes, amp: pd.DataFrame, erm: pd.DataFrame, metric:
         left_of_all = pd.Series(epsilons[0] / 1.35, index=erm.index)
         _seeds(axes, left_of_all, erm[metric] * scale, ERM_COLOUR, "ERM, a seed (at the left)")
     axes.set_xscale("log")
-    _plain_log_ticks(axes.xaxis)
+    plain_log_ticks(axes.xaxis)
     _fit_y(axes, pd.concat([amp[metric], erm[metric]]).dropna() * scale)
 
 
@@ -141,14 +143,14 @@ def _fit_y(axes: Axes, seeds: pd.Series[float]) -> None:
     low, high = float(seeds.min()), float(seeds.max())
     if low > 0 and high / low > LOG_FROM_RATIO:
         axes.set_yscale("log")
-        _plain_log_ticks(axes.yaxis)
+        plain_log_ticks(axes.yaxis)
         axes.set_ylim(low / 1.25, high * 1.25)
     else:
         room = 0.08 * (high - low) or 1.0
         axes.set_ylim(low - room, high + room)
 
 
-def _plain_log_ticks(axis: Axis) -> None:
+def plain_log_ticks(axis: Axis) -> None:
     """0.02, 0.05, 0.1: readable without powers of ten."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

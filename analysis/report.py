@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable
 
 from analysis.figures import draw
 from analysis.runs import load
-from analysis.tables import answer, cells_table, markdown_table, notes, terminal_table, text_rows
+from analysis.tables import Rows, answer, cells_table, markdown_table, notes, terminal_table, text_rows
 from search_spaces.study import Study
 from trainer.declaration import ConfigError
 from trainer.machine import Results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What a report says, beside its figures.
+
+    tables: by their titles, of which one may be empty. findings: what follows from them, a sentence each. warnings:
+    what a reader must not miss.
+    """
+
+    name: str
+    question: str
+    answer: str
+    tables: Mapping[str, Rows]
+    notes: Sequence[str]
+    findings: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+    def markdown(self, figures: Sequence[Path]) -> str:
+        """With the PNGs of ``figures``, which lie beside it."""
+        parts = [f"# {self.name}", self.question, *(f"**WARNING: {line}**" for line in self.warnings)]
+        parts += [f"**{self.answer}**", *self.findings]
+        for title, rows in self.tables.items():
+            parts += [f"## {title}"] * bool(title) + [markdown_table(rows)]
+        parts += ["\n".join(f"- {line}" for line in self.notes)]
+        parts += [f"![{figure.stem}]({figure.name})" for figure in figures if figure.suffix == ".png"]
+        return "\n\n".join(parts) + "\n"
+
+    def show(self, files: Sequence[Path]) -> None:
+        """Print it, with the names of its files."""
+        console = Console(highlight=False, markup=False, emoji=False)
+        console.print(f"\n{self.question}\n", style="bold", soft_wrap=True)
+        for title, rows in self.tables.items():
+            _print_whole(console, terminal_table(rows, title))
+            console.print()
+        console.print(self.answer, soft_wrap=True)
+        for line in self.findings:
+            console.print(line, soft_wrap=True)
+        for line in self.warnings:
+            console.print(f"WARNING: {line}", style="bold red", soft_wrap=True)
+        for line in self.notes:
+            console.print(line, style="dim", soft_wrap=True)
+        console.print()
+        for file in files:
+            console.print(_short(file), soft_wrap=True)
 
 
 def report(study: Study, results: Results, reference: str) -> list[Path]:
@@ -27,40 +74,38 @@ def report(study: Study, results: Results, reference: str) -> list[Path]:
         again = f"make sweep STUDY={shlex.quote(reference)}"
         raise ConfigError(f"{study.name}: no trial is finished in {results.root}: {again}")
     table = cells_table(study, frame)
-    folder = results.report(study.name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    document = Document(
+        name=study.name,
+        question=study.question,
+        answer=answer(frame, table),
+        tables={"": text_rows(study, frame, table)},
+        notes=notes(frame, table),
+    )
+    with report_folder(results, study.name) as folder:
         files = [folder / "cells.csv", folder / "trials.csv", folder / "report.md"]
         table.to_csv(files[0], index=False)
         frame.to_csv(files[1], index=False)
         figures = draw(study, frame, set(table.loc[table["chosen_on_validation"], "cell"]), folder)
-        files[2].write_text(_markdown(study, frame, table, figures), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"RESULTS: cannot write the report to {folder}: {error.strerror}") from error
-    _print(study, frame, table, [*figures, *files])
+        files[2].write_text(document.markdown(figures), encoding="utf-8")
+    document.show([*figures, *files])
     return [*figures, *files]
 
 
-def _print(study: Study, frame: pd.DataFrame, table: pd.DataFrame, files: list[Path]) -> None:
-    shown = terminal_table(text_rows(study, frame, table))
-    console = Console(highlight=False, markup=False, emoji=False)
+@contextlib.contextmanager
+def report_folder(results: Results, name: str) -> Iterator[Path]:
+    """The folder of the report, made. Raises ConfigError when it, or what is put into it, cannot be written."""
+    folder = results.report(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        raise ConfigError(f"RESULTS: cannot write the report to {folder}: {error.strerror}") from error
+
+
+def _print_whole(console: Console, shown: ConsoleRenderable) -> None:
     # A table wider than the terminal keeps its lines whole: wrapped by the terminal they are ugly, cut they are wrong.
     console.width = max(console.width, console.measure(shown, options=console.options.update(width=500)).maximum)
-    console.print(f"\n{study.question}\n", style="bold", soft_wrap=True)
     console.print(shown)
-    console.print(f"\n{answer(frame, table)}", soft_wrap=True)
-    for line in notes(frame, table):
-        console.print(line, style="dim", soft_wrap=True)
-    console.print()
-    for file in files:
-        console.print(_short(file), soft_wrap=True)
-
-
-def _markdown(study: Study, frame: pd.DataFrame, table: pd.DataFrame, figures: list[Path]) -> str:
-    parts = [f"# {study.name}", study.question, f"**{answer(frame, table)}**"]
-    parts += [markdown_table(text_rows(study, frame, table)), "\n".join(f"- {line}" for line in notes(frame, table))]
-    parts += [f"![{figure.stem}]({figure.name})" for figure in figures if figure.suffix == ".png"]
-    return "\n\n".join(parts) + "\n"
 
 
 def _short(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.typing import NaTType
 
 from search_spaces.study import Study
 from trainer.config import TrialConfig
@@ -60,27 +61,51 @@ def _outcome(run: Run | None) -> str:
     return "running" if run.info.status == "RUNNING" else "interrupted"
 
 
+def load_records(experiment: str, results: Results) -> pd.DataFrame:
+    """One row a trial's run that ``experiment`` has, declared or not: when it ran, and whether it saw the test set.
+
+    Columns: ``trial_id``; ``phase``, as its run was tagged; ``has_test``, whether any test metric is recorded;
+    ``started`` and ``ended``, UTC, of the original where the run is a copy; ``copied``. Raises ConfigError as ``load``.
+    """
+    names = ["trial_id", "phase", "has_test", "started", "ended", "copied"]
+    return pd.DataFrame([_record(run, original) for run, original in _runs(experiment, results)], columns=names)
+
+
+def _record(run: Run, original: Run | None) -> tuple[Any, ...]:
+    started, ended = (_utc(original.info.start_time), _utc(original.info.end_time)) if original else (pd.NaT, pd.NaT)
+    has_test = any(name.removeprefix(FINAL).startswith("test/") for name in run.data.metrics)
+    tags = run.data.tags
+    return tags.get("trial_id"), tags.get("phase"), has_test, started, ended, original is not run
+
+
+def _utc(milliseconds: int | None) -> pd.Timestamp | NaTType:
+    return pd.NaT if milliseconds is None else pd.Timestamp(milliseconds, unit="ms", tz="UTC")
+
+
 def _runs_by_trial(study: Study, results: Results) -> dict[str, Run]:
     """Runs by trial id; for a copy the run of the study that trained it."""
+    by_trial: dict[str, Run] = {}
+    for run, original in _runs(study.name, results):
+        if original is not None and "trial_id" in run.data.tags:
+            by_trial.setdefault(run.data.tags["trial_id"], original)
+    return by_trial
+
+
+def _runs(experiment_name: str, results: Results) -> list[tuple[Run, Run | None]]:
+    """Every trial's run with its original: itself, for a copy the run it is of, None where that one is gone."""
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     database = results.tracking_uri.removeprefix("sqlite:///")
     if database != results.tracking_uri and not Path(database).is_file():
-        return {}  # reading makes no database
+        return []  # reading makes no database
     try:
         client = MlflowClient(tracking_uri=results.tracking_uri, registry_uri=results.tracking_uri)
-        experiment = client.get_experiment_by_name(study.name)
-        runs = list(_all_runs(client, experiment.experiment_id)) if experiment else []
-        originals = {run.info.run_id: _original(client, run) for run in runs}
+        experiment = client.get_experiment_by_name(experiment_name)
+        runs = _all_runs(client, experiment.experiment_id) if experiment else ()
+        return [(run, _original(client, run)) for run in runs]
     except (MlflowException, OSError) as error:
         message = f"MLFLOW_TRACKING_URI: {results.tracking_uri} does not answer: {str(error).splitlines()[0]}"
         raise ConfigError(hide_passwords(message)) from error
-    by_trial: dict[str, Run] = {}
-    for run in runs:
-        original = originals[run.info.run_id]
-        if original is not None and "trial_id" in run.data.tags:
-            by_trial.setdefault(run.data.tags["trial_id"], original)
-    return by_trial
 
 
 def _original(client: MlflowClient, run: Run) -> Run | None:

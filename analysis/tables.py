@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -29,6 +30,12 @@ COLUMNS = (
     Column("test/error", "test error %", 100, 2),
     Column("test/ece", "test ECE %", 100, 2),
 )
+VALIDATION = {column.metric: column for column in (COLUMNS[1], Column("val/error", "val error %", 100, 2))}
+"""What searches minimise."""
+Rows = list[list[str]]
+"""A table as people read it, header first."""
+WORDS = ("method", "setting", "tuned setting")
+"""Columns that are aligned to the left."""
 
 
 def present_columns(frame: pd.DataFrame) -> list[Column]:
@@ -69,22 +76,22 @@ def cells_table(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
         row |= {f"n_{outcome}": int((own["outcome"] == outcome).sum()) for outcome in ("finished", "diverged")}
         row["chosen_on_validation"] = cell.label in chosen
         for column in present_columns(frame):
-            row |= _statistics(column.metric, own[column.metric])
+            row |= statistics(column.metric, own[column.metric])
         if differences is not None and cell.params["method"] != BASELINE:
             own_differences = differences[own.index]
-            row |= _statistics("difference", own_differences)
+            row |= statistics("difference", own_differences)
             row["difference/lower"] = int((own_differences < 0).sum())
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _statistics(name: str, values: pd.Series[float]) -> dict[str, float]:
+def statistics(name: str, values: pd.Series[float]) -> dict[str, float]:
+    """The Estimate of ``values`` as columns ``NAME/n``, ``NAME/mean`` and so on."""
     found = estimate(values)
-    statistics = {"n": found.n, "mean": found.mean, "sd": found.sd, "low": found.low, "high": found.high}
-    return {f"{name}/{statistic}": value for statistic, value in statistics.items()}
+    return {f"{name}/{statistic}": value for statistic, value in dataclasses.asdict(found).items()}
 
 
-def text_rows(study: Study, frame: pd.DataFrame, table: pd.DataFrame) -> list[list[str]]:
+def text_rows(study: Study, frame: pd.DataFrame, table: pd.DataFrame) -> Rows:
     """The table of ``cells_table`` as people read it, header first: means, and the paired difference to ERM."""
     names, main = varying(study) or ["method"], headline(frame)
     columns = [c for c in present_columns(frame) if c.metric != "val/nll" or c is main]
@@ -92,24 +99,25 @@ def text_rows(study: Study, frame: pd.DataFrame, table: pd.DataFrame) -> list[li
     for _, row in table.iterrows():
         values = [_text(row[name]) for name in names]
         values[-1] += " *" if row["chosen_on_validation"] else ""
-        means = [_number(row[f"{column.metric}/mean"] * column.scale, column.digits) for column in columns]
-        rows.append([*values, *means, _difference(row, main), _seeds(row)])
+        means = [number_text(row[f"{column.metric}/mean"] * column.scale, column.digits) for column in columns]
+        rows.append([*values, *means, difference_text(row, main), seeds_text(row)])
     return rows
 
 
-def terminal_table(rows: list[list[str]]) -> Table:
-    """``text_rows`` for a terminal."""
+def terminal_table(rows: Rows, title: str = "") -> Table:
+    """``rows`` for a terminal."""
     shown = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
-    for title in rows[0]:
-        shown.add_column(title, justify="left" if title == "method" else "right")
+    shown.title, shown.title_justify = title or None, "left"
+    for name in rows[0]:
+        shown.add_column(name, justify="left" if name in WORDS else "right")
     for row in rows[1:]:
         shown.add_row(*row)
     return shown
 
 
-def markdown_table(rows: list[list[str]]) -> str:
-    """``text_rows`` in Markdown."""
-    rule = ["---" if title == "method" else "---:" for title in rows[0]]
+def markdown_table(rows: Rows) -> str:
+    """``rows`` in Markdown."""
+    rule = ["---" if name in WORDS else "---:" for name in rows[0]]
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]])
 
 
@@ -120,19 +128,21 @@ def _text(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-def _number(value: float, digits: int) -> str:
+def number_text(value: float, digits: int) -> str:
+    """``–`` for NaN: a number that is not there."""
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _difference(row: pd.Series[float], column: Column) -> str:
-    if "difference/mean" not in row or math.isnan(row["difference/mean"]):
+def difference_text(row: pd.Series[float], column: Column, name: str = "difference") -> str:
+    """``-0.0123 [-0.0200, -0.0046]``: the mean and interval of the columns ``NAME/*``."""
+    if f"{name}/mean" not in row or math.isnan(row[f"{name}/mean"]):
         return "–"
-    low, mean, high = (row[f"difference/{name}"] * column.scale for name in ("low", "mean", "high"))
+    low, mean, high = (row[f"{name}/{statistic}"] * column.scale for statistic in ("low", "mean", "high"))
     interval = "[n = 1]" if math.isnan(low) else f"[{low:+.{column.digits}f}, {high:+.{column.digits}f}]"
     return f"{mean:+.{column.digits}f} {interval}"
 
 
-def _seeds(row: pd.Series[float]) -> str:
+def seeds_text(row: pd.Series[float]) -> str:
     """``5``, or ``3/5`` when two seeds are missing, ``3/5, 2 diverged`` when they diverged."""
     finished, declared, diverged = int(row["n_finished"]), int(row["seeds"]), int(row["n_diverged"])
     text = str(finished) if finished == declared else f"{finished}/{declared}"
@@ -169,9 +179,9 @@ def answer(frame: pd.DataFrame, table: pd.DataFrame) -> str:
 
 
 def _sentence(row: pd.Series[float], column: Column) -> str:
-    mean = _number(row[f"{column.metric}/mean"] * column.scale, column.digits)
+    mean = number_text(row[f"{column.metric}/mean"] * column.scale, column.digits)
     sentence = f"{row['cell']}, chosen on validation, has a {column.title} of {mean}"
     if "difference/n" not in row or not row["difference/n"] > 0:
         return f"{sentence}; no ERM trial to compare it with."
     lower = f"lower in {row['difference/lower']:.0f} of {row['difference/n']:.0f} seeds"
-    return f"{sentence}; paired difference to ERM {_difference(row, column)}, {lower}."
+    return f"{sentence}; paired difference to ERM {difference_text(row, column)}, {lower}."

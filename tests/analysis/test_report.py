@@ -12,7 +12,7 @@ import pytest
 from matplotlib import pyplot, rc_context
 from matplotlib.figure import Figure
 
-from analysis.figures import STYLE, _save, draw
+from analysis.figures import STYLE, draw, save
 from analysis.report import report
 from analysis.runs import load
 from analysis.tables import answer, cells_table, notes, text_rows
@@ -113,7 +113,7 @@ def test_figure_shows_every_seed(frame: pd.DataFrame, tmp_path: Path, monkeypatc
         drawn.append((figure, stem))
         return []
 
-    monkeypatch.setattr("analysis.figures._save", keep)
+    monkeypatch.setattr("analysis.figures.save", keep)
     draw(declared(), frame, {"Amp epsilon=0.2"}, tmp_path)
     ((figure, stem),) = drawn
     assert stem.name == "epsilon"
@@ -173,4 +173,4 @@ def test_what_leaves_no_room_is_drawn_without_a_warning(tmp_path: Path) -> None:
     with rc_context(fname=STYLE):
         figure = Figure(figsize=(1, 1))
         figure.subplots().set_yticks([0], ["m" * 200])
-        assert all(path.stat().st_size > 1000 for path in _save(figure, tmp_path / "narrow"))
+        assert all(path.stat().st_size > 1000 for path in save(figure, tmp_path / "narrow"))
