@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,43 @@ def estimate(values: pd.Series[float]) -> Estimate:
     sd = float(present.std(ddof=1)) if n > 1 else np.nan
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / np.sqrt(n) if n > 1 else np.nan
     return Estimate(n, mean, sd, mean - half, mean + half)
+
+
+def p_value(differences: pd.Series[float]) -> float:
+    """Of a two-sided paired t-test, on the differences that are there; NaN of fewer than two or of equal ones."""
+    found = estimate(differences)
+    if found.n < 2 or not found.sd > 0:
+        return math.nan
+    return float(2 * stats.t.sf(abs(found.mean) / (found.sd / math.sqrt(found.n)), found.n - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for their number (Holm 1979), in the given order; NaN is no test and stays."""
+    adjusted, highest = [math.nan] * len(p_values), 0.0
+    tests = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    for rank, (p, place) in enumerate(tests):
+        highest = max(highest, min(1.0, (len(tests) - rank) * p))
+        adjusted[place] = highest
+    return adjusted
+
+
+def ratio_interval(above: pd.Series[float], below: pd.Series[float]) -> tuple[float, float]:
+    """95% interval of mean(above) / mean(below) over the pairs that are there, by Fieller's theorem (1954).
+
+    NaN where it is not bounded: with fewer than two pairs, or where the interval of the mean of ``below`` holds 0.
+    """
+    pairs = pd.concat([above, below], axis=1).dropna().to_numpy(dtype=float)
+    n = len(pairs)
+    if n < 2:
+        return math.nan, math.nan
+    (a, b), covariance = pairs.mean(axis=0), np.cov(pairs.T) / n
+    t2 = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) ** 2
+    # r is in it where mean(above) - r mean(below) is within t of 0: where square r² - 2 half r + rest <= 0.
+    square, half, rest = b * b - t2 * covariance[1, 1], a * b - t2 * covariance[0, 1], a * a - t2 * covariance[0, 0]
+    if square <= 0:
+        return math.nan, math.nan
+    root = math.sqrt(max(half * half - square * rest, 0.0))
+    return (half - root) / square, (half + root) / square
 
 
 def block_params(params: Sequence[str]) -> list[str]:

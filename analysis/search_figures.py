@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
@@ -31,7 +30,7 @@ from analysis.tables import VALIDATION, Column
 from search_spaces.search import Distribution, LogUniform, OneOf
 
 WIDTH = 7.2  # inches: both columns of a page
-CLIP_FROM_RATIO = 10.0  # of a setting's value to the best one of its data set: drawn at the border
+CLIP_FROM_RATIO = 4.0  # of a setting's value to the best one of its data set: drawn at the border
 FEWEST_FOR_CONTOUR = 10
 EPSILON, ZETA = "method.epsilon", "method.inner_lr"
 Blocks = Mapping[str, Sequence[Searched]]
@@ -94,7 +93,8 @@ def _history(block: Sequence[Searched], names: Mapping[str, str]) -> Figure:
         axes.set_xlim(-0.03 * one.search.budget - 1, 1.03 * one.search.budget)
         _history_panel(axes, one, column, high)
         axes.set_title(names[one.search.name])
-    figure.supxlabel("number of the setting", fontsize=8)
+    for axes in panels[-4:]:
+        axes.set_xlabel("number of the setting")
     figure.supylabel(column.title, fontsize=8)
     _legend_below(figure)
     return figure
@@ -105,7 +105,7 @@ def _limits(block: Sequence[Searched], column: Column) -> tuple[float, float]:
     values = pd.concat([one.told["value"] for one in block]) * column.scale
     firsts = [one.first_value * column.scale for one in block if not math.isnan(one.first_value)]
     low, worst = float(values.min()), float(values.max())
-    high = min(worst, max([CLIP_FROM_RATIO * low, 1.2 * max(firsts, default=low), 2 * float(values.median())]))
+    high = min(worst, max([CLIP_FROM_RATIO * low, 1.2 * max(firsts, default=low), 1.5 * float(values.median())]))
     if low > 0 and high / low > LOG_FROM_RATIO:
         return low / 1.15, high * 1.25
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
@@ -198,7 +198,7 @@ def _parallel_panel(axes: Axes, one: Searched) -> None:
             axes.plot(places, line, **style)
     ends = [_ends(distribution) for distribution in space.values()]
     ends.append((told["value"].min() * column.scale, told["value"].max() * column.scale))
-    labels = [*map(_short, space), column.title]
+    labels = [*map(_short, space), f"{column.title}\nby rank"]
     axes.set_xticks(places, [f"{low:.3g}\n{_broken(name)}" for (low, _), name in zip(ends, labels, strict=True)])
     for place, (_, high) in zip(places, ends, strict=True):
         axes.text(place, 1.04, f"{high:.3g}", ha="center", va="bottom", fontsize=7)
@@ -208,7 +208,7 @@ def _parallel_panel(axes: Axes, one: Searched) -> None:
 
 
 def _broken(name: str) -> str:
-    return name.replace("_", "_\n", 1).replace(" ", "\n", 1)
+    return name.replace("_", "_\n", 1)
 
 
 def _ends(distribution: Distribution) -> tuple[float, float]:
@@ -241,19 +241,21 @@ def _contours(mapped: Sequence[tuple[str, Searched]]) -> Figure:
 def _contour_panel(figure: Figure, axes: Axes, one: Searched) -> None:
     told, column = one.told, VALIDATION[one.search.metric]
     x, y, values = told[EPSILON], told[ZETA], told["value"] * column.scale
-    levels = np.unique(np.quantile(values, np.linspace(0, 1, 8)))
+    ranks = values.rank()  # of values themselves a few that went wrong would fill their surroundings
+    levels = np.unique(np.quantile(ranks, np.linspace(0, 1, 8)))
     plane = np.column_stack([np.log(x), np.log(y)])
     if len(told) >= FEWEST_FOR_CONTOUR and len(levels) > 2 and np.linalg.matrix_rank(plane - plane.mean(axis=0)) == 2:
         mesh = Triangulation(x, y, Triangulation(*plane.T).triangles)  # triangles of what is seen: of the logarithms
-        norm = BoundaryNorm(levels, 256)
-        filled = axes.tricontourf(mesh, values, levels=levels, norm=norm, cmap="Blues", alpha=0.8)
-        figure.colorbar(filled, ax=axes, format="%.3g", label=f"{column.title} (darker is worse)")
+        filled = axes.tricontourf(mesh, ranks, levels=levels, cmap="Blues", alpha=0.8)
+        bar = figure.colorbar(filled, ax=axes, label=f"{column.title} (darker is worse)")
+        bar.set_ticks(
+            list(levels), labels=[f"{value:.3g}" for value in np.interp(levels, sorted(ranks), sorted(values))]
+        )
     axes.plot(x, y, "o", color=ERM_COLOUR, markerfacecolor="white", markersize=3, label="a setting")
     failed = one.settings[one.settings["state"] == "failed"]
     if len(failed):
         axes.plot(failed[EPSILON], failed[ZETA], "x", color="black", markersize=5, label="failed: no value")
     _mark(axes, one, x, y)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", xlim=_ends(one.search.space[EPSILON]), yscale="log", ylim=_ends(one.search.space[ZETA]))
     plain_log_ticks(axes.xaxis)
     plain_log_ticks(axes.yaxis)
