@@ -352,8 +352,8 @@ def _deliver(options: argparse.Namespace) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from sweeps.housekeeping import collect_garbage
 
-    studies = [*built_in().values(), *map(find, options.studies)]
-    collect_garbage(studies, _ledger_there_is(), Results.here(), options.dry_run)
+    declared = [*built_in().values(), *built_in_tunings().values(), *map(find_any, options.studies)]
+    collect_garbage(declared, _ledger_there_is(), Results.here(), options.dry_run)
     return 0
 
 
@@ -459,13 +459,24 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from sweeps.publish import publish
+    declared = find_any(options.study)
+    results, ledger = _opened()
+    if isinstance(declared, Tuning):
+        from sweeps.searches import publish_searched
 
-    study = find(options.study)
-    results, ledger = _open(study)
-    if publish(study, results, ledger):
+        published = publish_searched(declared, options.study, results, ledger)
+    else:
+        published = _publish_study(declared, results, ledger)
+    if published:
         print(f"In MLflow as well: make ui ({hide_passwords(results.tracking_uri)})")
     return 0
+
+
+def _publish_study(study: Study, results: Results, ledger: Ledger) -> bool:
+    from sweeps.publish import publish
+
+    ledger.declare(study.name, study.trials)
+    return publish(study, results, ledger)
 
 
 def _ui(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search_spaces.search import Tuning
 from search_spaces.study import Study
 from sweeps.ledger import LEASE_SECONDS, OVER, Ledger, LedgerRow
 from trainer.declaration import ConfigError
@@ -30,15 +31,15 @@ FORGETTING = "forget:"
 """How the owner of a lease is named that is there to have a trial forgotten."""
 
 
-def collect_garbage(studies: Iterable[Study], ledger: Ledger, results: Results, dry_run: bool) -> None:
+def collect_garbage(declared: Iterable[Study | Tuning], ledger: Ledger, results: Results, dry_run: bool) -> None:
     """Take the state out of the checkpoints of trials that are over, and remove what killed processes left.
 
     A checkpoint keeps its records: they are the truth about the trial, delivered or not. Weights that a probe of one of
-    ``studies`` is still to be measured of stay, and so do those that another study has: it may have probes.
+    ``declared`` is still to be measured of stay, and so do those that another study has: it may have probes.
     """
     verb = "would free" if dry_run else "freed"
-    known = {study.name: study for study in studies}
-    probed = set(_to_be_probed(known.values(), results))
+    known = {one.name: one for one in declared}
+    probed = set(_to_be_probed((one for one in known.values() if isinstance(one, Study)), results))
     unknown = set().union(*(keys for name, keys in ledger.shown_by().items() if name not in known))
     for name, rows in ledger.studies().items():
         over = [row for row in rows if row.state in OVER]

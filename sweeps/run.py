@@ -14,7 +14,7 @@ from sweeps.ledger import OVER, State
 from sweeps.probe import measure_probes
 from sweeps.progress import Progress
 from sweeps.search import SearchSweep
-from sweeps.search_cost import expected_of_one
+from sweeps.search_cost import expected_of_one, searches
 from sweeps.sweep import INTERRUPTED, StudySweep, Sweep
 from sweeps.tracking import UNREACHABLE, Tracker, first_line, open_tracker
 from sweeps.view import duration
@@ -110,7 +110,7 @@ def search(sweep: SearchSweep, expected: str = "", peak: float | None = None) ->
         _bring_up_to_date(sweep, tracker)
         return _search_verdict(sweep, complete=True)
     rest = f"{sweep.jobs} at a time" + (f", {expected}" if expected else "")
-    print(f"{sweep.name}: {len(sweep.hunts)} searches, {sweep.counts()} before; {rest}")
+    print(f"{sweep.name}: {searches(len(sweep.hunts))}, {sweep.counts()} before; {rest}")
     sweep.grow()
     complete = _train(sweep, tracker, _search_progress(sweep))
     print(f"{sweep.name}: {sweep.counts()}, after {duration(time.monotonic() - started)}")

@@ -25,6 +25,11 @@ def expected_of_one(trials: Sequence[TrialConfig], known: Known) -> Work:
     return replace(found[0], epoch_seconds=statistics.fmean(work.epoch_seconds for work in found))
 
 
+def searches(count: int) -> str:
+    """In words."""
+    return f"{count} search{'es' * (count != 1)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far one search is. left: trials that it will still train, if nothing is given up."""
@@ -45,8 +50,8 @@ class SearchPlan(Plan):
     def counts(self) -> str:
         settings = sum(standing.budget for standing in self.standings)
         tried = sum(sum(one.outcomes.values()) - one.outcomes["open"] for one in self.standings)
-        count = len(self.standings)
-        return f"{count} searches, {settings} settings: {tried} tried, {len(self.estimates)} trials to train"
+        all_of_it = f"{searches(len(self.standings))}, {settings} settings"
+        return f"{all_of_it}: {tried} tried, {len(self.estimates)} trials to train"
 
     def lines(self) -> Iterator[str]:
         """As ``python -m sweeps plan`` prints it."""

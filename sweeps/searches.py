@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from search_spaces.catalog import find_final
 from search_spaces.search import Tuning
 from sweeps.hardware import cores
 from sweeps.ledger import Ledger
 from sweeps.search import SearchSweep
-from sweeps.search_cost import SearchPlan, nothing_tried, search_plan
+from sweeps.search_cost import SearchPlan, nothing_tried, search_plan, searches
 from sweeps.status import failure_lines
 from sweeps.sweep import code_folder
 from trainer.machine import Results
@@ -61,10 +62,10 @@ def status(tuning: Tuning, reference: str) -> int:
     """Print how far it is, and why trials failed; the exit code is returned."""
     results = Results.here()
     if not (results.has_ledger() and has_searches(results)):
-        print(f"{tuning.name}: {len(tuning.searches)} searches, nothing tried yet")
+        print(f"{tuning.name}: {searches(len(tuning.searches))}, nothing tried yet")
         return 0
     with opened(tuning, reference, results, Ledger(results.ledger_url)) as sweep:
-        print(f"{tuning.name}: {len(tuning.searches)} searches, {sweep.counts()}")
+        print(f"{tuning.name}: {searches(len(tuning.searches))}, {sweep.counts()}")
         print("\n".join(failure_lines(sweep.shown, sweep.shown_rows(), reference, results)))
     return 0
 
@@ -75,3 +76,14 @@ def deliver(tuning: Tuning, reference: str, ledger: Ledger, results: Results) ->
 
     with opened(tuning, reference, results, ledger) as sweep:
         return deliver_trained(sweep.shown, sweep.shown_rows(), ledger, results)
+
+
+def publish_searched(tuning: Tuning, reference: str, results: Results, ledger: Ledger) -> bool:
+    """Publish the report of the searches and, once there is one, of the final study; False when MLflow has them."""
+    from sweeps.publish import publish
+
+    with opened(tuning, reference, results, ledger) as sweep:
+        published = publish(sweep.shown, results, ledger)
+    if (results.report(tuning.final_name) / "report.md").is_file():
+        published |= publish(find_final(reference), results, ledger)
+    return published

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +89,8 @@ def test_ui_before_there_are_results(tmp_path: Path) -> None:
 
 def test_names_of_studies_stand_in_a_column(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
-    assert len({line.index(" trials  ") for line in capsys.readouterr().out.splitlines()}) == 1
+    found = {re.search(r"(?<=\d) (trials|searches)  ", line) for line in capsys.readouterr().out.splitlines()}
+    assert len({match and match.start() for match in found}) == 1
 
 
 @pytest.mark.parametrize("address", ["", "local"])
@@ -147,3 +150,73 @@ def test_results_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
         ConfigError, match=rf"^RESULTS \(SWEEPS_RESULTS\): cannot write to {tmp_path}/file: File exists$"
     ):
         sweeps.cli._require_writable(Results(tmp_path / "file"))
+
+
+TUNING = """
+from search_spaces import recipes
+from search_spaces.search import Search, Tuning
+from search_spaces.spaces import full_space
+from trainer.config import Erm
+
+BASE = recipes.digits_mlp(Erm(), 0)
+STUDY = Tuning(name="mine", question="?", searches=[Search(name="erm", base=BASE, space=full_space(Erm()), settings=3)])
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (("run", "mine.py"), ("mine.py: is a search, not a study: make search STUDY=mine.py",)),
+        (("search", "fig8-digits"), ("is a study, not a search: make sweep STUDY=fig8-digits", "tune-table1-small")),
+        (("freeze", "mine.py"), ("no ledger in",)),
+        (("final", "mine.py"), ("nothing is frozen yet: make search, then make freeze",)),
+        (("plan", "mine.py", "--seeds", "1"), ("--seeds 1: a search is tried whole",)),
+        (("run", "tune-table1-small-final"), ("nothing is frozen yet",)),
+        (("dashboard",), ("make ",)),
+        (("publish", "mine.py"), ("no report in",)),
+    ],
+)
+def test_what_is_said_about_searches(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+    parts: tuple[str, ...],
+) -> None:
+    (tmp_path / "mine.py").write_text(TUNING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr("search_spaces.frozen.BUILT_IN", tmp_path / "frozen")
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert all(part in line for part in parts)
+
+
+def test_a_search_is_planned_and_looked_at_without_leaving_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(TUNING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path / "results"))
+    assert main(("plan", "mine.py")) == main(("status", "mine.py")) == main(("list",)) == 0
+    printed = capsys.readouterr().out
+    assert "1 search, 3 settings: 0 tried, 3 trials to train" in printed
+    assert "mine: 1 search, nothing tried yet" in printed
+    assert "tune-table1-small" in printed
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_search_that_takes_long_asks_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(TUNING.replace("settings=3", "settings=10**5"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert main(("search", "mine.py")) == 2
+    assert re.search(
+        r"mine: [\d.]+ core-hours, more than 1.*: to train it all the same, --yes", capsys.readouterr().err
+    )
+    assert main(("search", "mine.py", "--max-trials", "10")) == 2
+    assert "--max-trials 10: mine has 100000 to train" in capsys.readouterr().err

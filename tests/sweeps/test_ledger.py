@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -443,3 +444,27 @@ def test_what_was_taken_and_not_forgotten_is_trained_again(ledger: Ledger) -> No
         assert ledger.take(IDS[0], B)
     assert not ledger.forget(IDS[0], B)
     assert take(ledger, IDS[0]).failure is None
+
+
+def test_one_at_a_time_is_alone(ledger: Ledger) -> None:
+    inside, most = 0, 0
+
+    def enter(owner: str) -> None:
+        nonlocal inside, most
+        for _ in range(10):
+            with ledger.alone("asking", owner):
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.001)
+                inside -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(enter, "abcd"))
+    assert most == 1
+
+
+def test_others_are_not_waited_for_under_another_name_or_when_they_were_killed(ledger: Ledger) -> None:
+    with ledger.alone("one", A), ledger.alone("other", B):
+        pass
+    with lapsing(), ledger.alone("one", A), ledger.alone("one", B):
+        pass  # B did not wait for ever for A

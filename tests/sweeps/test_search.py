@@ -14,11 +14,15 @@ import pytest
 from search_spaces import recipes
 from search_spaces.search import OneOf, Search, Tuning
 from search_spaces.spaces import full_space, narrow_space
+from sweeps.delivery import deliver_missing
 from sweeps.freeze import freeze
+from sweeps.housekeeping import collect_garbage
 from sweeps.ledger import Ledger, Measured
-from sweeps.search import SearchSweep, at_once
+from sweeps.search import SearchSweep, at_once, search_key
 from sweeps.suggest import Outcome
-from tests.sweeps.conftest import lapsing
+from sweeps.tracking import Delivery, Tracker
+from tests.sweeps.conftest import Desk, lapsing, make_records
+from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import Amp, Erm, TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Results
@@ -405,3 +409,59 @@ def test_a_finished_trial_without_its_number_is_said(tmp_path: Path) -> None:
             ConfigError, match=rf"^trial {trial.trial_id} is finished, but .* val/nll: make forget TRIAL="
         ):
             sweep.grow()
+
+
+def test_mlflow_has_a_run_a_search_and_under_it_its_trials(desk: Desk, tmp_path: Path) -> None:
+    with sweep_of(tuning(settings=2, seeds=1), desk.results.root) as sweep:
+        tracker = Tracker(desk.client, sweep.shown, sweep.ledger, desk.results)
+        tracker.prepare()  # before there is any trial
+        while trial := begin(sweep):
+            tracker.write(Delivery(trial, "leased"))
+            tracker.write(Delivery(trial, "finished", make_records()))
+            end(sweep, trial)
+        assert {run.info.status for run in desk.runs("toy") if run.data.tags["kind"] != "trial"} == {"SCHEDULED"}
+        tracker.finish({trial_id: row.state for trial_id, row in sweep.shown_rows().items()})
+        for hunt in sweep.hunts:
+            parent = desk.run("toy", search_key(hunt.search))
+            assert (parent.info.run_name, parent.info.status) == (hunt.search.name, "FINISHED")
+            assert parent.data.params["space.lr"].startswith("LogUniform(low=0.005")
+            assert "seed" not in parent.data.params
+            for one in hunt.suggestions.all():
+                (trial,) = hunt.search.trials(one.setting)
+                run = desk.run("toy", trial.trial_id)
+                assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+                assert (run.data.tags["setting"], run.data.tags["phase"]) == (str(one.number), "search")
+                assert run.info.run_name.startswith(f"#{one.number} lr=")
+        assert len(desk.runs("toy")) == 1 + 2 + 4
+
+
+def test_a_run_of_a_trial_that_was_given_up_is_killed(desk: Desk) -> None:
+    """And so is the search's over, though a trial of it is pending for ever."""
+    with sweep_of(replace(tuning(), searches=[search_of(ERM, settings=1)]), desk.results.root) as sweep:
+        tracker = Tracker(desk.client, sweep.shown, sweep.ledger, desk.results)
+        tracker.prepare()
+        trial = begin(sweep)
+        assert trial is not None
+        (other,) = (one for one in sweep.trials.values() if one != trial)
+        tracker.write(Delivery(other, "leased"))
+        fail(sweep, trial, "diverged")
+        sweep.grow()
+        rows = sweep.shown_rows()
+        deliver_missing(sweep.shown, rows, tracker, desk.results)
+        tracker.finish({trial_id: row.state for trial_id, row in rows.items()})
+        assert desk.run("toy", other.trial_id).info.status == "KILLED"
+        assert desk.run("toy", trial.trial_id).info.status == "FAILED"
+        assert desk.run("toy", "summary").info.status == "FINISHED"
+
+
+def test_the_weights_of_a_search_are_garbage(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    with sweep_of(tuning(settings=1, seeds=1), desk.results.root) as sweep:
+        while trial := begin(sweep):
+            Checkpoint(trial.trial_id, make_records(), {"weights": 1}).save(desk.results.checkpoint(trial.trial_id))
+            end(sweep, trial)
+        collect_garbage([sweep.tuning], sweep.ledger, desk.results, dry_run=False)
+        assert "of 2 trials" in capsys.readouterr().out
+        for trial_id in sweep.trials:
+            stored = load_checkpoint(desk.results.checkpoint(trial_id), trial_id)
+            assert stored is not None
+            assert (stored.records, stored.state) == (make_records(), {})
