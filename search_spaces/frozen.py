@@ -51,7 +51,7 @@ class Frozen:
             with path.open("x", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
         except FileExistsError as error:
-            raise ConfigError(f"{path}: {self.tuning} is frozen already; to choose anew, remove the file") from error
+            raise ConfigError(f"{path}: other choices are frozen already; to choose anew, remove the file") from error
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 

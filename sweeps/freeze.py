@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from search_spaces.frozen import Choice, Frozen
+from search_spaces.frozen import Choice, Frozen, read_frozen
+from search_spaces.search import Setting
 from sweeps.provenance import provenance
 from sweeps.search import Hunt, SearchSweep
 from sweeps.table import aligned, short_setting
@@ -14,7 +15,10 @@ from trainer.declaration import ConfigError
 
 
 def freeze(sweep: SearchSweep, path: Path) -> Frozen:
-    """Write the best setting of each search into ``path``. Raises ConfigError where a search has budget left."""
+    """Write the best setting of each search into ``path``; where just these are in it, it stays as it is.
+
+    Raises ConfigError where a search has budget left, or other settings are frozen.
+    """
     if not sweep.is_over:
         left = [hunt.search.name for hunt in sweep.hunts if not hunt.is_over]
         raise ConfigError(
@@ -23,9 +27,16 @@ def freeze(sweep: SearchSweep, path: Path) -> Frozen:
         )
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     choices = {hunt.search.name: _choice(hunt) for hunt in sweep.hunts}
+    before = read_frozen(path)
+    if before is not None and _settings(before.choices) == _settings(choices):
+        return before
     frozen = Frozen(sweep.name, now, provenance()["commit"], choices)
     frozen.write(path)
     return frozen
+
+
+def _settings(choices: Mapping[str, Choice]) -> dict[str, tuple[str, Setting]]:
+    return {name: (choice.digest, choice.setting) for name, choice in choices.items()}
 
 
 def frozen_lines(frozen: Frozen, path: Path, named: str) -> Iterator[str]:
@@ -35,7 +46,7 @@ def frozen_lines(frozen: Frozen, path: Path, named: str) -> Iterator[str]:
         setting = short_setting(choice.setting) or "nothing to choose"
         rows.append((name, str(choice.tried), f"#{choice.number}", f"{choice.value:.4f}", setting))
     yield from aligned(rows)
-    yield f"Frozen in {shown(path)}: look at it and commit it. Then: make final {named}"
+    yield f"Frozen on {frozen.date} in {shown(path)}: look at it and commit it. Then: make final {named}"
 
 
 def shown(path: Path) -> str:

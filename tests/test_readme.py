@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.catalog import find
+from search_spaces.catalog import find, find_tuning
 from trainer.declaration import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +33,16 @@ def test_the_study_of_ones_own_images_can_be_planned(tmp_path: Path) -> None:
     study = find(str(path))
     assert len(study.trials) == 15
     assert len(study.cells()) == 3
+
+
+def test_the_tuning_of_ones_own_can_be_searched(tmp_path: Path) -> None:
+    path = tmp_path / "my_search.py"
+    path.write_text(next(block for block in python_blocks() if "STUDY = Tuning(" in block))
+    tuning = find_tuning(str(path))
+    assert [(search.name, search.budget, search.seeds) for search in tuning.searches] == [
+        ("erm", 20, 3),
+        ("amp", 20, 3),
+    ]
 
 
 def test_probes_are_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,8 +73,8 @@ def test_from_the_search_to_the_verdict(place: Workplace) -> None:
     assert "6 of 6 settings tried already" in call(place, "sweeps", "search", "study.py")
     assert "2 searches, 6 of 6 settings tried" in call(place, "sweeps", "status", "study.py")
     printed = call(place, "sweeps", "freeze", "study.py")
-    assert "Frozen in frozen/whole.json: look at it and commit it. Then: make final STUDY=study.py" in printed
-    assert "is frozen already" in call(place, "sweeps", "freeze", "study.py", code=2)
+    assert " in frozen/whole.json: look at it and commit it. Then: make final STUDY=study.py" in printed
+    assert printed == call(place, "sweeps", "freeze", "study.py")
     assert "failed" in call(place, "sweeps", "final", "study.py", code=1)
     images.write_bytes(kept)
     call(place, "sweeps", "final", "study.py", "--jobs", "2")

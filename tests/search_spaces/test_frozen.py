@@ -34,7 +34,9 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
 def test_what_is_frozen_stays(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     FROZEN.write(path)
-    with pytest.raises(ConfigError, match=r"mine\.json: mine is frozen already; to choose anew, remove the file$"):
+    with pytest.raises(
+        ConfigError, match=r"mine\.json: other choices are frozen already; to choose anew, remove the file$"
+    ):
         replace(FROZEN, date="later").write(path)
     assert read_frozen(path) == FROZEN
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from search_spaces import recipes
+from search_spaces.frozen import read_frozen
 from search_spaces.search import OneOf, Search, Tuning
 from search_spaces.spaces import full_space, narrow_space
 from sweeps.delivery import deliver_missing
@@ -386,8 +387,12 @@ def test_freezing_writes_the_best_setting_of_each(tmp_path: Path) -> None:
             assert choice.setting == hunt.suggestions.all()[choice.number].setting
             assert (choice.digest, choice.tried, choice.failed) == (hunt.search.digest, 6, 0)
             assert choice.train_seconds == 6 * 2 * 0.5 * AMP.epochs
-        with pytest.raises(ConfigError, match="is frozen already"):
+        assert freeze(sweep, tmp_path / "frozen.json") == frozen
+    with sweep_of(tuning(settings=30), tmp_path) as sweep:
+        train(sweep)
+        with pytest.raises(ConfigError, match="other choices are frozen already"):
             freeze(sweep, tmp_path / "frozen.json")
+        assert read_frozen(tmp_path / "frozen.json") == frozen
 
 
 def test_there_is_nothing_to_choose_from_failures(tmp_path: Path) -> None:
