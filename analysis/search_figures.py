@@ -30,7 +30,7 @@ from analysis.tables import VALIDATION, Column
 from search_spaces.search import Distribution, LogUniform, OneOf
 
 WIDTH = 7.2  # inches: both columns of a page
-CLIP_FROM_RATIO = 4.0  # of a setting's value to the best one of its data set: drawn at the border
+CLIP_FROM_RATIO = 5.0  # of a setting's value to the best one of its data set: drawn at the border
 FEWEST_FOR_CONTOUR = 10
 EPSILON, ZETA = "method.epsilon", "method.inner_lr"
 Blocks = Mapping[str, Sequence[Searched]]
@@ -84,10 +84,10 @@ def _history(block: Sequence[Searched], names: Mapping[str, str]) -> Figure:
     """A panel a search: the value of every setting over its number, and the lowest so far."""
     figure, panels = _panels(len(block), 4, 1.6, share=True)
     column = VALIDATION[block[0].search.metric]
-    low, high = _limits(block, column)
+    low, high, scale = _limits(block, column)
     for axes, one in zip(panels, block, strict=True):
-        if high / max(low, 1e-12) > LOG_FROM_RATIO and low > 0:
-            axes.set_yscale("log")
+        axes.set_yscale(scale)
+        if scale == "log":
             plain_log_ticks(axes.yaxis)
         axes.set_ylim(low, high)
         axes.set_xlim(-0.03 * one.search.budget - 1, 1.03 * one.search.budget)
@@ -100,16 +100,16 @@ def _history(block: Sequence[Searched], names: Mapping[str, str]) -> Figure:
     return figure
 
 
-def _limits(block: Sequence[Searched], column: Column) -> tuple[float, float]:
-    """From below the best value of all to above the worst, or to where what matters is still told apart."""
+def _limits(block: Sequence[Searched], column: Column) -> tuple[float, float, str]:
+    """From below the best value of all to above the worst, or to where what matters is still told apart; the scale."""
     values = pd.concat([one.told["value"] for one in block]) * column.scale
     firsts = [one.first_value * column.scale for one in block if not math.isnan(one.first_value)]
     low, worst = float(values.min()), float(values.max())
     high = min(worst, max([CLIP_FROM_RATIO * low, 1.2 * max(firsts, default=low), 1.5 * float(values.median())]))
     if low > 0 and high / low > LOG_FROM_RATIO:
-        return low / 1.15, high * 1.25
+        return low / 1.15, high * 1.25, "log"
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    return low - room, high + 2 * room
+    return low - room, high + 2 * room, "linear"
 
 
 def _history_panel(axes: Axes, one: Searched, column: Column, high: float) -> None:

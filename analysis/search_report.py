@@ -172,7 +172,7 @@ def _test_set(tuning: Tuning, records: pd.DataFrame) -> tuple[list[str], list[st
     """What MLflow's record says of the test set, as notes and as warnings."""
     if records.empty:
         return [f"MLflow has no trial in {tuning.name}: what the search has read cannot be seen from it."], []
-    reading = test_readers(records)
+    reading = readers_of_test(records)
     if len(reading):
         ids = ", ".join(map(str, reading["trial_id"].head(3)))
         return [], [f"{len(reading)} of the search's {len(records)} trials read the test set: {ids}."]
@@ -182,7 +182,7 @@ def _test_set(tuning: Tuning, records: pd.DataFrame) -> tuple[list[str], list[st
     ], []
 
 
-def test_readers(records: pd.DataFrame) -> pd.DataFrame:
+def readers_of_test(records: pd.DataFrame) -> pd.DataFrame:
     """Of ``load_records``' rows those of trials that are final ones or have read the test set."""
     return records[(records["phase"] == "final") | records["has_test"].astype(bool)]
 
@@ -211,8 +211,9 @@ def frozen_lines(found: Sequence[Searched], frozen: Frozen | None, reference: st
 def _figures(found: Sequence[Searched]) -> list[str]:
     """How to read the figures, and what is not in them."""
     lines = [
+        "Parallel coordinates: the darker a line, the lower its setting's value.",
         "Parameter importance: fANOVA (Optuna's, seed 0) of the rank of the value, parameters drawn on a log scale"
-        " taken on it; the share that a parameter explains by itself. What is left is joint effects and noise."
+        " taken on it; the share that a parameter explains by itself. What is left is joint effects and noise.",
     ]
     left_out = [one.search.name for one in found if one.search.space and not has_importance(one)]
     if left_out:

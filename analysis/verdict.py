@@ -19,7 +19,7 @@ from analysis.compare import BASELINE, estimate, holm, p_value, ratio_interval
 from analysis.figures import AMP_COLOUR, CELL_PANELS, ERM_COLOUR, STYLE, save
 from analysis.report import Document, report_folder
 from analysis.runs import load, load_records
-from analysis.search_report import setting_text, test_readers
+from analysis.search_report import readers_of_test, setting_text
 from analysis.searches import blocks, row_names
 from analysis.tables import COLUMNS, Column, Rows, cells_table, difference_text, number_text, seeds_text, statistics
 from search_spaces.catalog import frozen_of
@@ -111,12 +111,12 @@ def verdict(tuning: Tuning, results: Results, reference: str) -> list[Path]:
         raise ConfigError(f"{study.name}: no trial is finished in {results.root}: {again}")
     judged = judge(tuning, frozen, frame)
     table = verdict_table(judged)
-    provenance, warnings = test_set_lines(tuning, frozen, results)
+    read_by, warnings = provenance(tuning, frozen, results)
     document = Document(
         name=study.name,
         question=tuning.question,
         answer="\n".join(ranking(block) for block in judged),
-        findings=[*(line for block in judged for line in gap_lines(block)), provenance],
+        findings=[*(line for block in judged for line in gap_lines(block)), read_by],
         tables={block.title: _text_rows(block, table) for block in judged},
         notes=_notes(tuning, frame),
         warnings=warnings,
@@ -306,11 +306,11 @@ def _gap(block: Block, erm: Judged, amp: Judged) -> str:
     )
 
 
-def test_set_lines(tuning: Tuning, frozen: Frozen, results: Results) -> tuple[str, list[str]]:
+def provenance(tuning: Tuning, frozen: Frozen, results: Results) -> tuple[str, list[str]]:
     """Which trials read the test set and when, as MLflow has it: a paragraph, and warnings where the order is wrong."""
     final, searched = load_records(tuning.final_name, results), load_records(tuning.name, results)
     early = final[final["started"] < _time(frozen.date)]
-    readers = test_readers(searched)
+    readers = readers_of_test(searched)
     copies = int(final["copied"].sum())
     paragraph = (
         f"The test set: settings were frozen on {frozen.date} by commit {frozen.commit}. It was read by the"
