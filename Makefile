@@ -16,7 +16,7 @@ FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report ui fetch digest test test-faults lint format types golden bench-trainer bench-engine clean
+.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report ui fetch digest test test-faults test-search-faults lint format types golden bench-trainer bench-engine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -93,11 +93,14 @@ digest: .venv/installed ## read your own images in FOLDER and print the line tha
 ui: .venv/installed ## browse all results in MLflow on 127.0.0.1, port PORT
 	@$(RUN) -m sweeps ui --port $(PORT)
 
-test: .venv/installed-test ## pass the tests, but for those of make test-faults
+test: .venv/installed-test ## pass the tests, but for those of make test-faults and test-search-faults
 	@$(RUN) -m pytest -m 'not faults'
 
 test-faults: .venv/installed-test ## kill drivers, workers, nodes and servers, fill the disk: the numbers must stay the same
-	@$(RUN) -m pytest -m faults tests/faults
+	@$(RUN) -m pytest -m faults tests/faults --ignore tests/faults/test_search.py
+
+test-search-faults: .venv/installed-test ## the same for searches: every setting once, and the very same ones
+	@$(RUN) -m pytest -m faults tests/faults/test_search.py
 
 lint: .venv/installed-test ## check style and formatting
 	@$(RUN) -m ruff check .

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.faults
 SEED = "SWEEPS_TEST_SEED"
 KILLED = 137  # the exit code of a shell whose command was killed
 KILLS = 5
-SETTINGS, FEW = 40, 16
+SETTINGS, FEW = 40, 12
 TUNING_FILE = """
 from dataclasses import replace
 
@@ -157,7 +157,7 @@ def test_two_drivers_share_a_search_and_one_is_killed(place: Workplace) -> None:
 
 
 def test_hours_end_it_within_a_trial(tmp_path: Path) -> None:
-    seconds = 15.0
+    seconds = 10.0
     with workplace_in(tmp_path, tuning_file(1000, hours=seconds / 3600), paced=NETWORK_FILE) as place:
         process, began = search(place, jobs=1, **{PAUSE: "0.02"}), 0.0
         place.wait_until(lambda: "before; " in place.printed)
