@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces import paper
-from search_spaces.catalog import built_in, find
+from search_spaces.catalog import built_in, built_in_tunings, find
 from search_spaces.study import Study
 from trainer.config import (
     Amp,
@@ -61,6 +61,10 @@ SMALL = {
 }
 
 
+FINAL = {"tune-table1-small-final": (32, 10)}
+"""Of the tunings whose choices are frozen: of each search an untuned and a tuned cell."""
+
+
 def ids(study: str) -> set[str]:
     return {trial.trial_id for trial in find(study).trials}
 
@@ -70,7 +74,15 @@ def amps(study: Study) -> list[Amp]:
 
 
 def test_these_are_all() -> None:
-    assert set(built_in()) == {*BIG, *SMALL}
+    assert set(built_in()) == {*BIG, *SMALL, *FINAL}
+    assert {tuning.final_name for tuning in built_in_tunings().values()} == set(FINAL)
+
+
+@pytest.mark.parametrize(("name", "size"), FINAL.items())
+def test_a_verdict_has_untuned_and_tuned_cells_with_all_seeds(name: str, size: tuple[int, int]) -> None:
+    cells, seeds = size
+    assert [cell.seeds for cell in find(name).cells()] == [list(range(seeds))] * cells
+    assert {(trial.evaluate, trial.validation) for trial in find(name).trials} == {("test", None)}
 
 
 @pytest.mark.parametrize(("name", "size"), (BIG | SMALL).items())
