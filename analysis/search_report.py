@@ -150,9 +150,9 @@ def setting_text(setting: Setting) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """``45 s``, ``12.3 min`` or ``4.5 h``."""
+    """``0.8 s``, ``45 s``, ``12.3 min`` or ``4.5 h``."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.2g} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
@@ -210,11 +210,12 @@ def frozen_lines(found: Sequence[Searched], frozen: Frozen | None, reference: st
 
 def _figures(found: Sequence[Searched]) -> list[str]:
     """How to read the figures, and what is not in them."""
-    lines = [
-        "Parallel coordinates: the darker a line, the lower its setting's value.",
-        "Parameter importance: fANOVA (Optuna's, seed 0) of the rank of the value, parameters drawn on a log scale"
-        " taken on it; the share that a parameter explains by itself. What is left is joint effects and noise.",
-    ]
+    lines = ["Parallel coordinates: the darker a line, the lower its setting's value."]
+    if any(map(has_importance, found)):
+        lines.append(
+            "Parameter importance: fANOVA (Optuna's, seed 0) of the rank of the value, parameters drawn on a log scale"
+            " taken on it; the share that a parameter explains by itself. What is left is joint effects and noise."
+        )
     left_out = [one.search.name for one in found if one.search.space and not has_importance(one)]
     if left_out:
         few = f"fewer than {FEWEST_FOR_IMPORTANCE} settings told, or all of one value"

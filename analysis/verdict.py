@@ -286,9 +286,8 @@ def _gap(block: Block, erm: Judged, amp: Judged) -> str:
         return f"{who} not compared with {erm.name}'s: fewer than two seeds have all cells."
     interval = f"[{found.low:+.4f}, {found.high:+.4f}]"
     if found.mean <= 0:
-        return (
-            f"{who} not below {erm.name}'s: it is {-found.mean:.4f} above ({interval} below); there is no gap to close."
-        )
+        above = f"{-found.mean:.4f} [{-found.high:+.4f}, {-found.low:+.4f}]"
+        return f"{who} not below {erm.name}'s but {above} above it: there is no gap to close."
     if found.low <= 0:
         return (
             f"{who} {found.mean:.4f} below {erm.name}'s, but {interval} includes 0: no share of that gap can be told."

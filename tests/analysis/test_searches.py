@@ -104,7 +104,7 @@ def test_tables_hold_every_search_and_setting(filled: Results, own: tuple[Tuning
     assert np.isnan(float(rmp["best/value"]))
     settings = settings_table(list(found.values()))
     assert len(settings) == 7 + 12 + 3
-    assert settings.loc[3, ["value/0", "value/1"]].tolist() == [0.25, 0.27]
+    assert settings[["value/0", "value/1"]].iloc[3].tolist() == [0.25, 0.27]
     assert np.isnan(float(settings["value/0"].iloc[2]))
     ids = [trial.trial_id for trial in own[0].searches[0].trials({"lr": LRS[0]})]
     assert settings["trial_ids"].iloc[0] == " ".join(ids)
@@ -169,6 +169,13 @@ def test_what_is_no_database_is_one_line(results: Results, own: tuple[Tuning, st
         read_searches(own[0], results)
 
 
+def test_a_database_without_tables_is_given_none(results: Results, own: tuple[Tuning, str]) -> None:
+    (results.root / "optuna.db").touch()
+    with pytest.raises(ConfigError, match="no such table"):
+        read_searches(own[0], results)
+    assert (results.root / "optuna.db").read_bytes() == b""
+
+
 def test_reading_writes_nothing(filled: Results, own: tuple[Tuning, str]) -> None:
     before = (filled.root / "optuna.db").read_bytes()
     read(own, filled)
@@ -211,6 +218,17 @@ def test_history_shows_every_setting(filled: Results, own: tuple[Tuning, str], m
     assert points(axes, "chosen") == [[3], pytest.approx([0.26])]
     low, high = axes.get_ylim()
     assert low < 0.2 < 0.9 < high < 9  # AMP's worst is 0.907; one setting at 9 does not flatten the rest
+
+
+def test_what_is_frozen_is_marked_even_if_it_is_not_the_best(
+    filled: Results, own: tuple[Tuning, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = frozen_with(own[0], {"digits-erm": (1, 0.45, {"lr": 0.006})}, "2026-01-02T03:04:05+00:00")
+    figures = drawn(read_searches(own[0], filled, frozen)[:1], monkeypatch)
+    assert points(panel(figures["history-Digits"], "digits-erm"), "chosen") == [[1], pytest.approx([0.45])]
+    place_of_lr = math.log(0.006 / 0.005) / math.log(0.5 / 0.005)
+    heights = points(panel(figures["parallel-Digits"], "digits-erm"), "chosen")[1]
+    assert heights == pytest.approx([place_of_lr, 2 / 3])  # the third of four
 
 
 def test_parallel_axes_are_the_spaces(
@@ -335,4 +353,4 @@ def test_blocks_are_what_can_be_compared(own: tuple[Tuning, str]) -> None:
 
 
 def test_durations_have_a_fitting_unit() -> None:
-    assert [duration_text(seconds) for seconds in (45.2, 738, 16_200)] == ["45 s", "12.3 min", "4.5 h"]
+    assert [duration_text(seconds) for seconds in (0.82, 45.2, 738, 16_200)] == ["0.82 s", "45 s", "12.3 min", "4.5 h"]

@@ -146,7 +146,7 @@ def test_gap_is_computed(given: Given) -> None:
 @pytest.mark.parametrize(
     ("nll", "said"),
     [
-        ((0.31, 0.33, 0.35), "is not below Erm's: it is 0.0200 above"),
+        ((0.31, 0.33, 0.35), "is not below Erm's but 0.0200 [-0.0048, +0.0448] above it: there is no gap"),
         ((0.20, 0.31, 0.32), "is 0.0333 below Erm's, but [-0.1101, +0.1768] includes 0: no share of that gap"),
         ((math.nan, math.nan, 0.2), "fewer than two seeds"),
     ],
