@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation
 
 from analysis.figures import (
@@ -90,7 +91,7 @@ def _history(block: Sequence[Searched], names: Mapping[str, str]) -> Figure:
         if scale == "log":
             plain_log_ticks(axes.yaxis)
         axes.set_ylim(low, high)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlim(-0.03 * one.search.budget - 1, 1.03 * one.search.budget)
         _history_panel(axes, one, column, high)
         axes.set_title(names[one.search.name])
