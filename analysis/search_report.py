@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from analysis.search_figures import EPSILON, FEWEST_FOR_CONTOUR, ZETA, draw_sear
 from analysis.searches import FEWEST_FOR_IMPORTANCE, Searched, blocks, has_importance, read_searches, row_names
 from analysis.tables import VALIDATION, Rows, number_text
 from search_spaces.catalog import frozen_of
-from search_spaces.frozen import Frozen, read_frozen
-from search_spaces.search import Setting, Tuning
+from search_spaces.choices import Frozen, read_frozen
+from search_spaces.search import LogUniform, Setting, Tuning, Uniform
+from trainer.config import Published
 from trainer.declaration import ConfigError
 from trainer.machine import Results
 
@@ -26,6 +28,8 @@ OPTIMISM = (
     "The best of many values on a validation split is optimistic: it was picked for being low, the more so where values"
     " scatter. No conclusion about methods is drawn from it; that is for the final study, on the test set."
 )
+EDGE = 0.05
+"""Of a range, at each of its ends."""
 
 
 def search_report(tuning: Tuning, results: Results, reference: str) -> list[Path]:
@@ -113,7 +117,14 @@ def _document(
         question=tuning.question,
         answer=_progress(found),
         tables={title: _text_rows(block, names) for title, block in grouped.items()},
-        notes=[*_budget(found), OPTIMISM, *lines, *frozen_lines(found, frozen, reference), *_figures(found)],
+        notes=[
+            *_budget(found),
+            OPTIMISM,
+            *_at_the_edge(found),
+            *lines,
+            *frozen_lines(found, frozen, reference),
+            *_figures(found),
+        ],
         warnings=warnings,
     )
 
@@ -164,8 +175,39 @@ def _budget(found: Sequence[Searched]) -> list[str]:
         f"The same budget for every method: {size}, each on {seeds}. The training that"
         " takes differs, and stands beside it.",
         f"Values: mean {search.metric} over the seeds at the last epoch, on {search.fraction:.0%} of the training"
-        " images, held out; sd: over the seeds of the best setting. Number 0 is the base's own setting.",
+        f" images, held out{_held_out(found)}; sd: over the seeds of the best setting. Number 0 is the base's own"
+        " setting.",
     ]
+
+
+def _held_out(found: Sequence[Searched]) -> str:
+    """How many images a value is from, where that is known without them: of few it says little."""
+    datasets = dict.fromkeys(one.search.base.dataset for one in found)
+    sizes = {type(one).__name__: one.sizes[0] for one in datasets if isinstance(one, Published)}
+    counts = [f"{name}: {size * found[0].search.fraction:.0f}" for name, size in sizes.items()]
+    return f" ({', '.join(counts)} a split)" if counts else ""
+
+
+def _at_the_edge(found: Sequence[Searched]) -> list[str]:
+    """Where the best setting is next to an end of its range."""
+    near = [
+        f"{one.search.name} {name.removeprefix('method.')}={best[name]:.3g}"
+        for one in found
+        if (best := _setting_row(one, one.best)) is not None
+        for name, distribution in one.search.space.items()
+        if isinstance(distribution, Uniform) and not EDGE <= _place(distribution, float(best[name])) <= 1 - EDGE
+    ]
+    if not near:
+        return []
+    return [f"Next to an end of its range, which may be too narrow: {', '.join(near)}."]
+
+
+def _place(distribution: Uniform, value: float) -> float:
+    """Where in the range ``value`` is, 0 to 1, on the scale on which it is drawn."""
+    low, high = distribution.low, distribution.high
+    if isinstance(distribution, LogUniform):
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low)
 
 
 def _test_set(tuning: Tuning, records: pd.DataFrame) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from search_spaces.frozen import Choice, Frozen
+from search_spaces.choices import Choice, Frozen
 from search_spaces.search import Distribution, LogUniform, OneOf, Search, Tuning
 from search_spaces.study import KINDS, varying_params
 from trainer.declaration import ConfigError, Scalar

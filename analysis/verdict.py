@@ -23,7 +23,7 @@ from analysis.search_report import readers_of_test, setting_text
 from analysis.searches import blocks, row_names
 from analysis.tables import COLUMNS, Column, Rows, cells_table, difference_text, number_text, seeds_text, statistics
 from search_spaces.catalog import frozen_of
-from search_spaces.frozen import Frozen, final_study, read_frozen
+from search_spaces.choices import Frozen, final_study, read_frozen
 from search_spaces.search import Search, Setting, Tuning
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from search_spaces import studies
-from search_spaces.frozen import final_study, frozen_file
+from search_spaces.choices import final_study, frozen_file
 from search_spaces.search import Tuning
 from search_spaces.study import Study
 from trainer.declaration import ConfigError

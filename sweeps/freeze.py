@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from search_spaces.frozen import Choice, Frozen, read_frozen
+from search_spaces.choices import Choice, Frozen, read_frozen
 from search_spaces.search import Setting
 from sweeps.provenance import provenance
 from sweeps.search import Hunt, SearchSweep

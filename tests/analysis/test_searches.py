@@ -354,3 +354,26 @@ def test_blocks_are_what_can_be_compared(own: tuple[Tuning, str]) -> None:
 
 def test_durations_have_a_fitting_unit() -> None:
     assert [duration_text(seconds) for seconds in (0.82, 45.2, 738, 16_200)] == ["0.82 s", "45 s", "12.3 min", "4.5 h"]
+
+
+def test_a_best_setting_at_the_edge_of_its_range_is_said(results: Results, own: tuple[Tuning, str]) -> None:
+    """On the scale on which it is drawn: 0.0051 is next to 0.005, 0.03 is not, of a range that ends at 0.5."""
+    tuning, reference = own
+    fill(results, tuning.searches[0], [({"lr": 0.03}, (0.5, 0.5)), ({"lr": 0.0051}, (0.6, 0.6))])
+    search_report(tuning, results, reference)
+    assert "Next to an end" not in report_text(results, tuning)
+    fill(results, tuning.searches[0], [({"lr": 0.0051}, (0.4, 0.4))])
+    search_report(tuning, results, reference)
+    expected = "Next to an end of its range, which may be too narrow: digits-erm lr=0.0051."
+    assert expected in report_text(results, tuning)
+
+
+def test_how_many_images_a_value_is_from_is_said(results: Results, own: tuple[Tuning, str]) -> None:
+    tuning, reference = own
+    fill(results, tuning.searches[0], [({"lr": 0.03}, (0.5, 0.5))])
+    search_report(tuning, results, reference)
+    assert "held out (Digits: 60, Mnist5k: 200 a split)" in report_text(results, tuning)
+
+
+def report_text(results: Results, tuning: Tuning) -> str:
+    return (results.report(tuning.name) / "report.md").read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ from analysis.verdict import (
     verdict_table,
 )
 from search_spaces.catalog import frozen_of
-from search_spaces.frozen import Frozen, final_study
+from search_spaces.choices import Frozen, final_study
 from search_spaces.search import LogUniform, Search, Setting, Tuning
 from sweeps.ledger import Ledger
 from sweeps.tracking import Delivery, Tracker, connect

@@ -11,7 +11,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from search_spaces.catalog import find_tuning
-from search_spaces.frozen import Choice, Frozen
+from search_spaces.choices import Choice, Frozen
 from search_spaces.search import LogUniform, OneOf, Search, Setting, Tuning
 from trainer.machine import Results
 

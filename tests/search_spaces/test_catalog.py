@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces import frozen, studies
+from search_spaces import studies
 from search_spaces.catalog import built_in, built_in_tunings, find, find_any, find_final, find_tuning, frozen_of
-from search_spaces.frozen import Choice, Frozen
+from search_spaces.choices import Choice, Frozen
 from trainer.declaration import ConfigError
 
 GOOD = """
@@ -107,7 +107,7 @@ def test_a_tuning_of_a_users_file_is_frozen_beside_it(write: Write) -> None:
 def test_the_final_study_of_a_built_in_tuning_is_a_study_once_it_is_frozen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frozen, "BUILT_IN", tmp_path)
+    monkeypatch.setattr("search_spaces.choices.BUILT_IN", tmp_path)
     tuning = built_in_tunings()["tune-table1-small"]
     assert tuning.final_name not in built_in()
     assert "nothing is frozen yet" in refusal(tuning.final_name)

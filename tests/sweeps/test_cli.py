@@ -186,7 +186,7 @@ def test_what_is_said_about_searches(
     (tmp_path / "mine.py").write_text(TUNING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr("search_spaces.frozen.BUILT_IN", tmp_path / "frozen")
+    monkeypatch.setattr("search_spaces.choices.BUILT_IN", tmp_path / "frozen")
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from search_spaces import recipes
-from search_spaces.frozen import read_frozen
+from search_spaces.choices import read_frozen
 from search_spaces.search import OneOf, Search, Tuning
 from search_spaces.spaces import full_space, narrow_space
 from sweeps.delivery import deliver_missing

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces import recipes
-from search_spaces.frozen import Choice, Frozen, chosen, final_study, read_frozen
+from search_spaces.choices import Choice, Frozen, chosen, final_study, read_frozen
 from search_spaces.search import Search, Tuning
 from search_spaces.spaces import full_space
 from trainer.config import Amp
