@@ -78,7 +78,7 @@ class Search:
     sampler: Optuna's TPE, at random, or the ``grid`` of a space that has ``OneOf`` only. sampler_seed: its own seed.
     pruner: Optuna's, gives a setting up before all of it is trained. ``wilcoxon`` asks after each seed whether the
         setting is worse than the best one on the same seeds, which are then trained one after the other; ``median``,
-        with one seed a setting, asks after each epoch whether it is worse than half of the settings were there.
+        with one seed a setting, asks at 20 epochs or more whether it is worse than half of the settings were there.
     """
 
     name: str

@@ -173,3 +173,45 @@ def test_hours_end_it_within_a_trial(tmp_path: Path) -> None:
         assert "The hours of amp are spent" in place.printed
         assert search(place).wait(timeout=60) == 0
         assert len(suggested(place)) == len(found)
+
+
+MEDIAN_FILE = """
+from dataclasses import replace
+
+from search_spaces import recipes
+from search_spaces.search import OneOf, Search, Tuning
+from trainer.config import Custom, Erm
+
+base = recipes.digits_mlp(Erm(), seed=0)
+base = replace(base, model=Custom("paced:make", arguments={"method": "Erm"}), epochs=20, lr_milestones=())
+GOOD, BAD = (0.05, 0.04, 0.06, 0.03, 0.07), (1e-6, 2e-6)
+STUDY = Tuning(
+    name="search-median",
+    question="Is a trial that is worse than the median stopped while it runs?",
+    searches=[
+        Search(
+            name="erm",
+            base=base,
+            space={"lr": OneOf(values=(*GOOD, *BAD))},
+            settings=7,
+            sampler="grid",
+            pruner="median",
+        )
+    ],
+)
+"""
+
+
+def test_what_the_median_gives_up_is_stopped_while_it_runs(tmp_path: Path) -> None:
+    with workplace_in(tmp_path, MEDIAN_FILE, paced=NETWORK_FILE) as place:
+        assert search(place, jobs=1, **{PAUSE: "0.015"}).wait(timeout=180) == 0, place.printed
+        found = suggested(place)
+        assert [one.outcome for one in found] == ["told"] * 5 + ["pruned"] * 2
+        client, runs = place.runs_of("search-median")
+        of_setting = {run.data.tags["setting"]: run for run in runs if run.data.tags["kind"] == "trial"}
+        assert [of_setting[str(number)].info.status for number in range(7)] == ["FINISHED"] * 5 + ["KILLED"] * 2
+        for number in (5, 6):
+            points = client.get_metric_history(of_setting[str(number)].info.run_id, "val/nll")
+            assert 7 <= len(points) < 20, "the first epoch after a third of them, and those until the report came"
+        assert {run.info.status for run in runs if run.data.tags["kind"] != "trial"} == {"FINISHED"}
+        assert "7 of 7 settings tried (2 pruned)" in place.printed

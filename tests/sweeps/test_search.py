@@ -326,6 +326,21 @@ def test_the_median_does_not_judge_a_trial_that_has_ended(tmp_path: Path) -> Non
         assert outcomes(sweep)[:6] == outcomes(sweep, 1)[:6] == ["told"] * 6
 
 
+def test_the_median_is_asked_some_twenty_times_however_many_epochs_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of each of a thousand short epochs, the driver would be at it longer than the trial trains."""
+    search = search_of(replace(ERM, epochs=1030), seeds=1, pruner="median")
+    asked = []
+    with sweep_of(Tuning(name="toy", question="?", searches=[search]), tmp_path, jobs=1) as sweep:
+        monkeypatch.setattr(sweep.hunts[0].suggestions, "should_prune", lambda number, step, value: asked.append(step))
+        trial = begin(sweep)
+        assert trial is not None
+        for start in range(1, 1031, 103):  # however the records are reported
+            sweep.gives_up(trial.trial_id, [record(epoch, 1.0) for epoch in range(start, start + 103)])
+    assert asked == list(range(51, 1031, 51))
+
+
 def test_wilcoxon_trains_seed_by_seed_and_gives_the_rest_up(tmp_path: Path) -> None:
     with sweep_of(tuning(seeds=6, pruner="wilcoxon", settings=2), tmp_path, jobs=1) as sweep:
         for _ in range(12):
