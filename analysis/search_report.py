@@ -18,7 +18,7 @@ from analysis.searches import FEWEST_FOR_IMPORTANCE, Searched, blocks, has_impor
 from analysis.tables import VALIDATION, Rows, number_text
 from search_spaces.catalog import frozen_of
 from search_spaces.choices import Frozen, read_frozen
-from search_spaces.search import LogUniform, Setting, Tuning, Uniform
+from search_spaces.search import LogUniform, Tuning, Uniform, setting_text
 from trainer.config import Published
 from trainer.declaration import ConfigError
 from trainer.machine import Results
@@ -28,6 +28,7 @@ OPTIMISM = (
     "The best of many values on a validation split is optimistic: it was picked for being low, the more so where values"
     " scatter. No conclusion about methods is drawn from it; that is for the final study, on the test set."
 )
+NOTHING_TO_SET = "nothing to set"
 EDGE = 0.05
 """Of a range, at each of its ends."""
 
@@ -147,17 +148,14 @@ def _text_rows(block: Sequence[Searched], names: Mapping[str, str]) -> Rows:
         best = _setting_row(one, one.best)
         values = (one.first_value, np.nan if best is None else best["value"], _sd(best))
         texts = [number_text(value * column.scale, column.digits) for value in values]
-        chosen = ["–", "–"] if best is None else [str(one.best), setting_text({n: best[n] for n in one.search.space})]
+        chosen = ["–", "–"] if best is None else [str(one.best), _best_text(one, best)]
         seconds = float(one.settings["train_seconds"].sum())
         rows.append([names[one.search.name], *counts, duration_text(seconds), *texts, *chosen])
     return rows
 
 
-def setting_text(setting: Setting) -> str:
-    """``epsilon=0.5 lr=0.05``: three digits of each."""
-    return (
-        " ".join(f"{name.removeprefix('method.')}={value:.3g}" for name, value in setting.items()) or "nothing to set"
-    )
+def _best_text(one: Searched, best: pd.Series[Any]) -> str:
+    return setting_text({name: best[name] for name in one.search.space}) or NOTHING_TO_SET
 
 
 def duration_text(seconds: float) -> str:

@@ -110,8 +110,8 @@ def _trials(searches: Sequence[Search], url: str) -> dict[str, list[FrozenTrial]
         try:
             begun = set(optuna.get_all_study_names(storage))
             for search in searches:
-                if (name := f"{search.name} {search.digest}") in begun:
-                    study = optuna.load_study(study_name=name, storage=storage)
+                if search.key in begun:
+                    study = optuna.load_study(study_name=search.key, storage=storage)
                     found[search.name] = [t for t in study.get_trials(deepcopy=False) if t.number < search.budget]
         finally:
             storage.remove_session()

@@ -19,12 +19,12 @@ from analysis.compare import BASELINE, estimate, holm, p_value, ratio_interval
 from analysis.figures import AMP_COLOUR, CELL_PANELS, ERM_COLOUR, STYLE, save
 from analysis.report import Document, report_folder
 from analysis.runs import load, load_records
-from analysis.search_report import readers_of_test, setting_text
+from analysis.search_report import NOTHING_TO_SET, readers_of_test
 from analysis.searches import blocks, row_names
 from analysis.tables import COLUMNS, Column, Rows, cells_table, difference_text, number_text, seeds_text, statistics
 from search_spaces.catalog import frozen_of
-from search_spaces.choices import Frozen, final_study, read_frozen
-from search_spaces.search import Search, Setting, Tuning
+from search_spaces.choices import Frozen, final_study, is_frozen, read_frozen
+from search_spaces.search import Search, Setting, Tuning, setting_text
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Results
@@ -89,9 +89,7 @@ class Block:
 def has_verdict(tuning: Tuning, results: Results, reference: str) -> bool:
     """Whether a trial of the final study is finished, of the settings that are frozen for just these searches."""
     path = frozen_of(reference)
-    frozen = read_frozen(path)
-    digests = {name: choice.digest for name, choice in frozen.choices.items()} if frozen else {}
-    if any(digests.get(search.name) != search.digest for search in tuning.searches):
+    if not is_frozen(tuning, path):
         return False
     return bool((load(final_study(tuning, path), results)["outcome"] == "finished").any())
 
@@ -198,7 +196,7 @@ def _text_rows(block: Block, table: pd.DataFrame) -> Rows:
     own = table[table["block"] == block.title]
     for one, (_, row) in zip(block.judged, own.iterrows(), strict=True):
         tuned = [_interval_text(row, column) for column in METRICS]
-        setting = "the first one" if one.is_first else setting_text(one.setting)
+        setting = "the first one" if one.is_first else setting_text(one.setting) or NOTHING_TO_SET
         pairs = [text for name in (TO_UNTUNED, TO_ERM) for text in (difference_text(row, NLL, name), _lower(row, name))]
         p = _p_text(row[f"{TO_ERM}/p_holm"])
         rows.append([one.name, _untuned_text(row), tuned[0], *pairs, p, *tuned[1:], _seeds(row, "tuned"), setting])

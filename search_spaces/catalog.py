@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from search_spaces import studies
-from search_spaces.choices import final_study, frozen_file
+from search_spaces.choices import final_study, frozen_file, is_frozen
 from search_spaces.search import Tuning
 from search_spaces.study import Study
 from trainer.declaration import ConfigError
@@ -22,8 +23,10 @@ def built_in() -> dict[str, Study]:
     """Every study of ``search_spaces.studies``, by name; after them the final ones of tunings that are frozen."""
     found = {declared.name: declared for declared in _declared() if isinstance(declared, Study)}
     for tuning in built_in_tunings().values():
-        if (path := frozen_file(tuning, None)).is_file():
-            found[tuning.final_name] = final_study(tuning, path)
+        path = frozen_file(tuning, None)
+        with contextlib.suppress(ConfigError):  # of a file that is none of ours: whoever asks for its study is told
+            if is_frozen(tuning, path):  # else a search that was changed would stand in the way of all other studies
+                found[tuning.final_name] = final_study(tuning, path)
     return found
 
 

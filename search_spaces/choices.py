@@ -78,6 +78,13 @@ def final_study(tuning: Tuning, path: Path) -> Study:
     return tuning.final_study(chosen(tuning, path))
 
 
+def is_frozen(tuning: Tuning, path: Path) -> bool:
+    """Whether ``path`` has choices of just these searches. Raises ConfigError for a file that is none of ours."""
+    frozen = read_frozen(path)
+    digests = {name: choice.digest for name, choice in frozen.choices.items()} if frozen else {}
+    return all(digests.get(search.name) == search.digest for search in tuning.searches)
+
+
 def chosen(tuning: Tuning, path: Path) -> dict[str, Setting]:
     """The frozen setting of each search. Raises ConfigError likewise."""
     frozen = read_frozen(path)

@@ -188,6 +188,11 @@ class Search:
         return TrialConfig.from_params({**self.base.params(), **setting})
 
     @property
+    def key(self) -> str:
+        """By which the search is known where its settings are stored: another ``digest`` is another search."""
+        return f"{self.name} {self.digest}"
+
+    @property
     def base_params(self) -> dict[str, Scalar]:
         """The base's parameters, without those that a search replaces."""
         replaced = ("seed", "validation", "evaluate")
@@ -255,6 +260,11 @@ class Tuning:
         )
         trials = {trial.trial_id: trial for trial in declared}  # the first setting may be the chosen one
         return Study(name=self.final_name, question=self.question, trials=tuple(trials.values()))
+
+
+def setting_text(setting: Setting) -> str:
+    """``epsilon=0.5 lr=0.0312``, three digits of each; empty where there is nothing to set."""
+    return " ".join(f"{name.removeprefix('method.')}={value:.3g}" for name, value in setting.items())
 
 
 def _is_count(value: object) -> bool:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from search_spaces.choices import Choice, Frozen, read_frozen
-from search_spaces.search import Setting
+from search_spaces.search import Setting, setting_text
 from sweeps.provenance import provenance
 from sweeps.search import Hunt, SearchSweep
-from sweeps.table import aligned, short_setting
+from sweeps.table import aligned
 from trainer.declaration import ConfigError
 
 
@@ -43,7 +43,7 @@ def frozen_lines(frozen: Frozen, path: Path, named: str) -> Iterator[str]:
     """What was chosen, a line a search, and what comes next. named: the variables by which make finds the tuning."""
     rows = [("", "of", "number", "value", "setting")]
     for name, choice in frozen.choices.items():
-        setting = short_setting(choice.setting) or "nothing to choose"
+        setting = setting_text(choice.setting) or "nothing to choose"
         rows.append((name, str(choice.tried), f"#{choice.number}", f"{choice.value:.4f}", setting))
     yield from aligned(rows)
     yield f"Frozen on {frozen.date} in {shown(path)}: look at it and commit it. Then: make final {named}"

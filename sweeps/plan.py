@@ -152,6 +152,11 @@ def lines(plan: Plan) -> Iterator[str]:
     yield f"{plan.study.name}: {plan.study.question}"
     yield ""
     yield from aligned([("", "seeds", *_STATE_COLUMNS, "a trial", "from"), *_cell_rows(plan)])
+    yield from summary(plan)
+
+
+def summary(plan: Plan) -> Iterator[str]:
+    """What it comes to, after an empty line."""
     yield ""
     yield plan.counts()
     if plan.estimates:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from search_spaces.search import Search, Tuning
+from search_spaces.search import Search, Tuning, setting_text
 from sweeps.estimate import Known
 from sweeps.eta import Work
 from sweeps.ledger import Ledger, LedgerRow, Measured
@@ -20,7 +20,6 @@ from sweeps.outline import SEARCH, Group, States, kind_tags
 from sweeps.search_cost import OUTCOMES, Standing, expected_of_one
 from sweeps.suggest import Suggestion, Suggestions, close_storage, open_storage
 from sweeps.sweep import Added, Growth, Sweep, with_pending
-from sweeps.table import short_setting
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Results
@@ -185,7 +184,7 @@ class SearchSweep(Sweep):
     def _ask(self) -> bool:
         """For one setting, of the search that has fewest, or for what another driver has asked for in the meantime."""
         for hunt in sorted((hunt for hunt in self.hunts if hunt.asks), key=lambda hunt: len(hunt.settings)):
-            with self.ledger.alone(f"{hunt.search.name} {hunt.search.digest}", self._owner):
+            with self.ledger.alone(hunt.search.key, self._owner):
                 before = len(hunt.settings)
                 self._take_in(hunt)
                 if len(hunt.settings) == before and hunt.asks:
@@ -362,7 +361,7 @@ class SearchOutline:
 
     def label(self, trial: TrialConfig) -> str:
         search, number = self.sweep.found_in(trial.trial_id)
-        return f"#{number} {short_setting(search.setting_of(trial))}".rstrip()
+        return f"#{number} {setting_text(search.setting_of(trial))}".rstrip()
 
     def run_name(self, trial: TrialConfig) -> str:
         return f"{self.label(trial)} seed={trial.seed}"

@@ -12,7 +12,7 @@ from search_spaces.study import Study
 from sweeps.estimate import Estimate, Known
 from sweeps.eta import Work, expected_work
 from sweeps.ledger import Ledger
-from sweeps.plan import Plan, about, make_plan
+from sweeps.plan import Plan, about, make_plan, summary
 from sweeps.suggest import Outcome
 from sweeps.sweep import with_pending
 from sweeps.table import aligned
@@ -43,7 +43,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class SearchPlan(Plan):
-    """Of a tuning. ``estimates`` are of its trials to come, by name of the search and number; ``study`` is not read."""
+    """Of a tuning, whose name and question ``study`` has. estimates: of trials to come, by search and number."""
 
     standings: Sequence[Standing] = ()
 
@@ -58,14 +58,7 @@ class SearchPlan(Plan):
         yield f"{self.study.name}: {self.study.question}"
         yield ""
         yield from aligned([("", "settings", "tried", "failed", "pruned", "open", "a trial", "from"), *self._rows()])
-        yield ""
-        yield self.counts()
-        if self.estimates:
-            at_once = f"{self.jobs} at a time" if self.jobs > 1 else "one at a time"
-            yield f"Time: {self.time()}, {at_once}; {self.hours()}"
-            yield f"Disk: {self.disk()}"
-        for reason in self.reasons:
-            yield f"Not known: {reason}"
+        yield from summary(self)
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for one in self.standings:

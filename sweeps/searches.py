@@ -6,14 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from search_spaces.catalog import find_final
+from search_spaces.catalog import find_final, frozen_of
+from search_spaces.choices import is_frozen
 from search_spaces.search import Tuning
 from sweeps.hardware import cores
 from sweeps.ledger import Ledger
 from sweeps.search import SearchSweep
 from sweeps.search_cost import SearchPlan, nothing_tried, search_plan, searches
-from sweeps.status import failure_lines
-from sweeps.sweep import code_folder
+from sweeps.status import failure_lines, status_lines
+from sweeps.sweep import code_folder, with_pending
 from trainer.machine import Results
 
 
@@ -59,23 +60,36 @@ def has_searches(results: Results) -> bool:
 
 
 def status(tuning: Tuning, reference: str) -> int:
-    """Print how far it is, and why trials failed; the exit code is returned."""
+    """Print how far search and, once it is frozen, final study are, and why trials failed; the exit code."""
     results = Results.here()
     if not (results.has_ledger() and has_searches(results)):
         print(f"{tuning.name}: {searches(len(tuning.searches))}, nothing tried yet")
         return 0
     with opened(tuning, reference, results, Ledger(results.ledger_url)) as sweep:
-        print(f"{tuning.name}: {searches(len(tuning.searches))}, {sweep.counts()}")
-        print("\n".join(failure_lines(sweep.shown, sweep.shown_rows(), reference, results)))
+        lines = [f"{tuning.name}: {searches(len(tuning.searches))}, {sweep.counts()}"]
+        lines += failure_lines(sweep.shown, sweep.shown_rows(), reference, results)
+        if is_frozen(tuning, frozen_of(reference)):
+            final = find_final(reference)
+            rows = with_pending(final, sweep.ledger.rows([trial.trial_id for trial in final.trials]))
+            lines += ["", *status_lines(final, rows, reference, results)]
+    print("\n".join(lines))
     return 0
 
 
 def deliver(tuning: Tuning, reference: str, ledger: Ledger, results: Results) -> int:
-    """Write into MLflow what it lacks of the search; the exit code is returned. Raises ConfigError as for a study."""
+    """Write into MLflow what it lacks of the search and, once it is frozen, of the final study.
+
+    The exit code is returned. Raises ConfigError as for a study.
+    """
     from sweeps.deliver import deliver_trained
 
     with opened(tuning, reference, results, ledger) as sweep:
-        return deliver_trained(sweep.shown, sweep.shown_rows(), ledger, results)
+        code = deliver_trained(sweep.shown, sweep.shown_rows(), ledger, results)
+    if is_frozen(tuning, frozen_of(reference)):
+        final = find_final(reference)
+        rows = with_pending(final, ledger.rows([trial.trial_id for trial in final.trials]))
+        code = max(code, deliver_trained(final, rows, ledger, results))
+    return code
 
 
 def publish_searched(tuning: Tuning, reference: str, results: Results, ledger: Ledger) -> bool:
@@ -84,6 +98,7 @@ def publish_searched(tuning: Tuning, reference: str, results: Results, ledger: L
 
     with opened(tuning, reference, results, ledger) as sweep:
         published = publish(sweep.shown, results, ledger)
-    if (results.report(tuning.final_name) / "report.md").is_file():
+    has_report = (results.report(tuning.final_name) / "report.md").is_file()
+    if has_report and is_frozen(tuning, frozen_of(reference)):  # it may be of choices that were taken back
         published |= publish(find_final(reference), results, ledger)
     return published

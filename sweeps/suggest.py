@@ -92,7 +92,7 @@ class Suggestions:
         self._storage = storage
         self._distributions = {name: _distribution(one) for name, one in search.space.items()}
         self._study = optuna.create_study(
-            study_name=f"{search.name} {search.digest}", storage=storage, direction="minimize", load_if_exists=True
+            study_name=search.key, storage=storage, direction="minimize", load_if_exists=True
         )
         self._study.set_user_attr("metric", search.metric)
         self._pruner = _pruner(search)

@@ -16,11 +16,6 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield "  ".join(["  " + first.ljust(widths[0]), *cells, last]).rstrip()
 
 
-def short_setting(setting: Mapping[str, float]) -> str:
-    """``epsilon=0.5 lr=0.0312``, three digits of each."""
-    return " ".join(f"{name.removeprefix('method.')}={value:.3g}" for name, value in setting.items())
-
-
 def short_labels(rows: Sequence[Mapping[str, Scalar]]) -> list[str]:
     """Of each row the parameters that tell it from the others, the method first.
 

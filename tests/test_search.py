@@ -75,9 +75,16 @@ def test_from_the_search_to_the_verdict(place: Workplace) -> None:
     printed = call(place, "sweeps", "freeze", "study.py")
     assert " in frozen/whole.json: look at it and commit it. Then: make final STUDY=study.py" in printed
     assert printed == call(place, "sweeps", "freeze", "study.py")
-    assert "failed" in call(place, "sweeps", "final", "study.py", code=1)
+    assert "why: make status STUDY=study.py" in call(place, "sweeps", "final", "study.py", code=1)
+    printed = call(place, "sweeps", "status", "study.py")
+    final = len(find_final(str(place.file)).trials)  # fewer than 12 where a first setting was chosen
+    assert f" cells, {final} trials: 0 finished, 0 diverged, {final} failed" in printed
+    assert f"bug or bad input ({final} trials)" in printed
     images.write_bytes(kept)
     call(place, "sweeps", "final", "study.py", "--jobs", "2")
+    printed = call(place, "sweeps", "deliver", "study.py")
+    assert "whole: all that was trained" in printed
+    assert "whole-final: all that was trained" in printed
     _assert_recorded(place)
 
 

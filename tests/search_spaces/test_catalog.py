@@ -104,6 +104,18 @@ def test_a_tuning_of_a_users_file_is_frozen_beside_it(write: Write) -> None:
     assert "is a built-in one's" in refusal(write(TUNING.replace('"mine"', '"fig8"')))
 
 
+@pytest.mark.parametrize("text", ["no JSON", '{"tuning": "t", "date": "d", "commit": "c", "choices": {}}'])
+def test_choices_that_do_not_fit_stand_in_the_way_of_their_own_study_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """As after a change of a space: the searches are others then, and all other studies are what they were."""
+    monkeypatch.setattr("search_spaces.choices.BUILT_IN", tmp_path)
+    (tmp_path / "tune-table1-small.json").write_text(text)
+    assert "tune-table1-small-final" not in built_in()
+    assert find("fig8-digits").name == "fig8-digits"
+    assert "tune-table1-small.json: " in refusal("tune-table1-small-final")
+
+
 def test_the_final_study_of_a_built_in_tuning_is_a_study_once_it_is_frozen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

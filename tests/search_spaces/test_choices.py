@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces import recipes
-from search_spaces.choices import Choice, Frozen, chosen, final_study, read_frozen
+from search_spaces.choices import Choice, Frozen, chosen, final_study, is_frozen, read_frozen
 from search_spaces.search import Search, Tuning
 from search_spaces.spaces import full_space
 from trainer.config import Amp
@@ -28,6 +28,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
     FROZEN.write(path)
     assert read_frozen(path) == FROZEN
     assert chosen(TUNING, path) == {"amp": SETTING}
+    assert is_frozen(TUNING, path)
     assert final_study(TUNING, path).trials == TUNING.final_study({"amp": SETTING}).trials
 
 
@@ -47,6 +48,7 @@ def test_a_search_that_changed_since_has_chosen_nothing(tmp_path: Path) -> None:
     changed = replace(TUNING, searches=[replace(SEARCH, metric="val/error")])
     with pytest.raises(ConfigError, match=r"the search amp has changed since 2026-11-24T12:00:00\+00:00: search again"):
         chosen(changed, path)
+    assert not is_frozen(changed, path)
     with pytest.raises(ConfigError, match="the search other is new since"):
         chosen(replace(TUNING, searches=[replace(SEARCH, name="other")]), path)
     assert chosen(replace(TUNING, searches=[replace(SEARCH, settings=50)]), path)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from search_spaces import recipes
-from search_spaces.choices import read_frozen
+from search_spaces.catalog import find_tuning, frozen_of
+from search_spaces.choices import Choice, Frozen, read_frozen
 from search_spaces.search import OneOf, Search, Tuning
 from search_spaces.spaces import full_space, narrow_space
 from sweeps.delivery import deliver_missing
@@ -20,6 +21,7 @@ from sweeps.freeze import freeze
 from sweeps.housekeeping import collect_garbage
 from sweeps.ledger import Ledger, Measured
 from sweeps.search import SearchSweep, at_once, search_key
+from sweeps.searches import publish_searched
 from sweeps.suggest import Outcome
 from sweeps.tracking import Delivery, Tracker
 from tests.sweeps.conftest import Desk, lapsing, make_records
@@ -485,3 +487,31 @@ def test_the_weights_of_a_search_are_garbage(desk: Desk, capsys: pytest.CaptureF
             stored = load_checkpoint(desk.results.checkpoint(trial_id), trial_id)
             assert stored is not None
             assert (stored.records, stored.state) == (make_records(), {})
+
+
+def test_a_verdict_on_choices_that_were_taken_back_is_not_published(desk: Desk, tmp_path: Path) -> None:
+    """The README says how to search anew: remove the frozen file. The old verdict's report still lies there."""
+    file = tmp_path / "own.py"
+    file.write_text(TUNING_FILE)
+    declared = find_tuning(str(file))
+    for name in (declared.name, declared.final_name):
+        desk.results.report(name).mkdir(parents=True)
+        (desk.results.report(name) / "report.md").write_text("# a report")
+    assert publish_searched(declared, str(file), desk.results, desk.ledger)
+    assert desk.client.get_experiment_by_name(declared.name) is not None
+    assert desk.client.get_experiment_by_name(declared.final_name) is None
+    choices = {one.name: Choice(one.digest, 0, 0.5, one.first, 1, 0, 0, 1.0) for one in declared.searches}
+    Frozen(declared.name, "2026-11-24", "abc", choices).write(frozen_of(str(file)))
+    assert publish_searched(declared, str(file), desk.results, desk.ledger)
+    assert desk.client.get_experiment_by_name(declared.final_name) is not None
+
+
+TUNING_FILE = """
+from search_spaces import recipes
+from search_spaces.search import Search, Tuning
+from search_spaces.spaces import full_space
+from trainer.config import Erm
+
+BASE = recipes.digits_mlp(Erm(), 0)
+STUDY = Tuning(name="own", question="?", searches=[Search(name="erm", base=BASE, space=full_space(Erm()), settings=3)])
+"""
