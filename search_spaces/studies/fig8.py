@@ -9,6 +9,7 @@ from __future__ import annotations
 from search_spaces import recipes
 from search_spaces.study import Study
 from trainer.config import Cifar10, Cifar100, Dataset, Erm, Method, PreActResNet18, Svhn
+from trainer.probe_config import Sharpness
 
 EPSILONS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.5, 1.0, 2.0)
 METHODS: tuple[Method, ...] = (Erm(), *map(recipes.fig8_amp, EPSILONS))
@@ -16,6 +17,8 @@ MNIST5K_EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0)
 DIGITS_EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
 MNIST5K_METHODS: tuple[Method, ...] = (Erm(), *map(recipes.fig8_amp, MNIST5K_EPSILONS))
 DIGITS_METHODS: tuple[Method, ...] = (Erm(), *map(recipes.fig8_amp, DIGITS_EPSILONS))
+PROBES = (Sharpness(radii=(0.1, 0.5), examples=10_000),)
+"""At the same radii whatever the cell's ε: is a minimum that AMP selects flatter?"""
 
 
 def _fig8(name: str, dataset: Dataset, images: str) -> Study:
@@ -29,6 +32,7 @@ def _fig8(name: str, dataset: Dataset, images: str) -> Study:
             for seed in recipes.SEEDS
             for method in METHODS
         ),
+        probes=PROBES,
     )
 
 
@@ -41,11 +45,13 @@ STUDIES = (
         question="How do training and test risk on 5,000 MNIST digits depend on AMP's radius, and is any radius better"
         " than ERM?",
         trials=tuple(recipes.mnist5k_mlp(method, seed) for seed in recipes.SEEDS for method in MNIST5K_METHODS),
+        probes=PROBES,
     ),
     Study(
         name="fig8-digits",
         question="How do training and test risk on 8 × 8 digits, with a network without BatchNorm, depend on AMP's"
         " radius, and from which radius on does it harm?",
         trials=tuple(recipes.digits_mlp(method, seed) for seed in recipes.SEEDS for method in DIGITS_METHODS),
+        probes=PROBES,
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from search_spaces import recipes
 from search_spaces.study import Study
+from trainer.probe_config import Calibration
 
 STUDIES = (
     Study(
@@ -11,11 +12,13 @@ STUDIES = (
         question="With the settings of the paper's text, which of eight methods has the lowest test error and NLL"
         " (Table 1), and which is best calibrated (Figure 7)?",
         trials=tuple(recipes.table1_trials("as_written", recipes.PAPER_SEEDS)),
+        probes=(Calibration(),),
     ),
     Study(
         name="table1-released",
         question="Does what the authors' released code does, written anew, reproduce the numbers printed in Table 1?",
         trials=tuple(recipes.table1_trials("as_released", recipes.PAPER_SEEDS)),
+        probes=(Calibration(),),
     ),
     Study(
         name="table1-small",
@@ -29,5 +32,6 @@ STUDIES = (
                 *(recipes.digits_mlp(method, seed) for method in recipes.DIGITS_TABLE1),
             )
         ),
+        probes=(Calibration(),),
     ),
 )
