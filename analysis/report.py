@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console, ConsoleRenderable
 
-from analysis.figures import draw
+from analysis.figures.base import Material, Picture, save_figures
+from analysis.figures.draw import draw_all
 from analysis.runs import load
 from analysis.tables import Rows, answer, cells_table, markdown_table, notes, terminal_table, text_rows
 from search_spaces.study import Study
@@ -34,14 +35,15 @@ class Document:
     findings: Sequence[str] = ()
     warnings: Sequence[str] = ()
 
-    def markdown(self, figures: Sequence[Path]) -> str:
-        """With the PNGs of ``figures``, which lie beside it."""
+    def markdown(self, pictures: Sequence[Picture]) -> str:
+        """With the PNGs of ``pictures``, which lie in the folder ``figures`` beside it."""
         parts = [f"# {self.name}", self.question, *(f"**WARNING: {line}**" for line in self.warnings)]
         parts += [f"**{self.answer}**", *self.findings]
         for title, rows in self.tables.items():
             parts += [f"## {title}"] * bool(title) + [markdown_table(rows)]
         parts += ["\n".join(f"- {line}" for line in self.notes)]
-        parts += [f"![{figure.stem}]({figure.name})" for figure in figures if figure.suffix == ".png"]
+        for picture in pictures:
+            parts += [f"![{picture.caption}](figures/{picture.png.name})", picture.caption]
         return "\n\n".join(parts) + "\n"
 
     def show(self, files: Sequence[Path]) -> None:
@@ -85,10 +87,17 @@ def report(study: Study, results: Results, reference: str) -> list[Path]:
         files = [folder / "cells.csv", folder / "trials.csv", folder / "report.md"]
         table.to_csv(files[0], index=False)
         frame.to_csv(files[1], index=False)
-        figures = draw(study, frame, set(table.loc[table["chosen_on_validation"], "cell"]), folder)
-        files[2].write_text(document.markdown(figures), encoding="utf-8")
-    document.show([*figures, *files])
-    return [*figures, *files]
+        material = Material(study=study, frame=frame, table=table, results=results)
+        pictures = save_figures(draw_all(material), folder / "figures")
+        files[2].write_text(document.markdown(pictures), encoding="utf-8")
+    files = [*image_files(pictures), *files]
+    document.show(files)
+    return files
+
+
+def image_files(pictures: Sequence[Picture]) -> list[Path]:
+    """PNG before SVG."""
+    return [file for picture in pictures for file in (picture.png, picture.svg)]
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.report import Document, report_folder
+from analysis.figures.base import save_figures
+from analysis.figures.searches import EPSILON, FEWEST_FOR_CONTOUR, ZETA, draw_searches
+from analysis.report import Document, image_files, report_folder
 from analysis.runs import load_records
-from analysis.search_figures import EPSILON, FEWEST_FOR_CONTOUR, ZETA, draw_searches
 from analysis.searches import FEWEST_FOR_IMPORTANCE, Searched, blocks, has_importance, read_searches, row_names
 from analysis.tables import VALIDATION, Rows, number_text
 from search_spaces.catalog import frozen_of
@@ -53,10 +54,11 @@ def search_report(tuning: Tuning, results: Results, reference: str) -> list[Path
         files = [folder / "searches.csv", folder / "settings.csv", folder / "report.md"]
         searches_table(grouped).to_csv(files[0], index=False)
         settings_table(found).to_csv(files[1], index=False)
-        figures = draw_searches(grouped, names, folder)
-        files[2].write_text(document.markdown(figures), encoding="utf-8")
-    document.show([*figures, *files])
-    return [*figures, *files]
+        pictures = save_figures(draw_searches(grouped, names), folder / "figures")
+        files[2].write_text(document.markdown(pictures), encoding="utf-8")
+    files = [*image_files(pictures), *files]
+    document.show(files)
+    return files
 
 
 def searches_table(grouped: Mapping[str, Sequence[Searched]]) -> pd.DataFrame:

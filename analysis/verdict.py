@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.compare import BASELINE, estimate, holm, p_value, ratio_interval
-from analysis.figures import AMP_COLOUR, CELL_PANELS, ERM_COLOUR, STYLE, save
-from analysis.report import Document, report_folder
+from analysis.figures.base import AMP_COLOUR, CELL_PANELS, ERM_COLOUR, FULL_WIDTH, Drawn, save_figures
+from analysis.report import Document, image_files, report_folder
 from analysis.runs import load, load_records
 from analysis.search_report import NOTHING_TO_SET, readers_of_test
 from analysis.searches import blocks, row_names
@@ -33,6 +32,7 @@ NLL, ERROR, ECE = (column for column in COLUMNS if column.metric.startswith("tes
 METRICS = (NLL, ERROR, ECE)
 SEEDS = ["n_finished", "n_diverged", "seeds"]
 SIGNIFICANCE = 0.05
+CAPTION = "Tuned and untuned setting of every method on the test set: every seed, the mean and its 95% interval."
 TO_ERM, TO_UNTUNED = "to_tuned_erm", "to_untuned"
 
 
@@ -124,10 +124,11 @@ def verdict(tuning: Tuning, results: Results, reference: str) -> list[Path]:
         table.to_csv(files[0], index=False)
         cells_table(study, frame).to_csv(files[1], index=False)
         frame.to_csv(files[2], index=False)
-        figures = draw_verdict(judged, folder)
-        files[3].write_text(document.markdown(figures), encoding="utf-8")
-    document.show([*figures, *files])
-    return [*figures, *files]
+        pictures = save_figures(draw_verdict(judged), folder / "figures")
+        files[3].write_text(document.markdown(pictures), encoding="utf-8")
+    files = [*image_files(pictures), *files]
+    document.show(files)
+    return files
 
 
 def judge(tuning: Tuning, frozen: Frozen, frame: pd.DataFrame) -> list[Block]:
@@ -357,22 +358,21 @@ def _notes(tuning: Tuning, frame: pd.DataFrame) -> list[str]:
     return lines
 
 
-def draw_verdict(judged: Sequence[Block], folder: Path) -> list[Path]:
-    """A row of panels a data set, for risk, error and ECE; in them a row a method. The files, PNG before SVG."""
+def draw_verdict(judged: Sequence[Block]) -> Iterator[Drawn]:
+    """A row of panels a data set, for risk, error and ECE; in them a row a method."""
     heights = [len(block.judged) for block in judged]
-    with mpl.rc_context(fname=STYLE):
-        figure = Figure(figsize=(7.2, 0.8 + 0.6 * len(judged) + 0.3 * sum(heights)))
-        grid = figure.subplots(len(judged), 3, squeeze=False, sharey="row", height_ratios=heights)
-        for block, panels in zip(judged, grid, strict=True):
-            for axes, (metric, title, scale) in zip(panels, CELL_PANELS, strict=True):
-                _panel(axes, block, f"test/{metric}", scale)
-                axes.set_title(f"{block.title}: test {title}")
-            panels[0].set_yticks(range(len(block.judged)), [one.name for one in block.judged])
-            panels[0].set_ylim(len(block.judged) - 0.5, -0.5)
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        unique: Mapping[str, Any] = dict(zip(labels, handles, strict=True))
-        figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=5)
-        return save(figure, folder / "verdict")
+    figure = Figure(figsize=(FULL_WIDTH, 0.8 + 0.6 * len(judged) + 0.3 * sum(heights)))
+    grid = figure.subplots(len(judged), 3, squeeze=False, sharey="row", height_ratios=heights)
+    for block, panels in zip(judged, grid, strict=True):
+        for axes, (metric, title, scale) in zip(panels, CELL_PANELS, strict=True):
+            _panel(axes, block, f"test/{metric}", scale)
+            axes.set_title(f"{block.title}: test {title}")
+        panels[0].set_yticks(range(len(block.judged)), [one.name for one in block.judged])
+        panels[0].set_ylim(len(block.judged) - 0.5, -0.5)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    unique: Mapping[str, Any] = dict(zip(labels, handles, strict=True))
+    figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=5)
+    yield Drawn("verdict", CAPTION, figure)
 
 
 def _panel(axes: Axes, block: Block, metric: str, scale: float) -> None:

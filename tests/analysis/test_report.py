@@ -12,7 +12,8 @@ import pytest
 from matplotlib import pyplot, rc_context
 from matplotlib.figure import Figure
 
-from analysis.figures import STYLE, draw, save
+from analysis.figures.base import STYLE, Drawn, Material, save_figures
+from analysis.figures.draw import draw_all, sensitivity
 from analysis.report import report
 from analysis.runs import load
 from analysis.tables import answer, cells_table, notes, text_rows
@@ -106,17 +107,14 @@ def test_mixed_commits_are_named(frame: pd.DataFrame) -> None:
     assert any("more than one commit: aaa (6 trials), bbb (6 trials)" in line for line in lines)
 
 
-def test_figure_shows_every_seed(frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[Figure, Path]] = []
+def material(study: Study, frame: pd.DataFrame, tmp_path: Path) -> Material:
+    return Material(study=study, frame=frame, table=cells_table(study, frame), results=Results(tmp_path))
 
-    def keep(figure: Figure, stem: Path) -> list[Path]:
-        drawn.append((figure, stem))
-        return []
 
-    monkeypatch.setattr("analysis.figures.save", keep)
-    draw(declared(), frame, {"Amp epsilon=0.2"}, tmp_path)
-    ((figure, stem),) = drawn
-    assert stem.name == "epsilon"
+def test_figure_shows_every_seed(frame: pd.DataFrame, tmp_path: Path) -> None:
+    (drawn,) = sensitivity.draw(material(declared(), frame, tmp_path))
+    figure = drawn.figure
+    assert drawn.stem.strip() == "epsilon"
     panel = next(axes for axes in figure.axes if axes.get_title() == "test risk (NLL)")
     assert panel.get_xscale() == "log"
     assert "global L2 ball" in panel.get_xlabel()
@@ -135,9 +133,9 @@ def test_a_study_without_radii_is_drawn_a_row_a_cell(frame: pd.DataFrame, tmp_pa
     study = Study(name="two", question="?", trials=[recipes.digits_mlp(m, seed) for seed in range(3) for m in methods])
     two = frame[frame["cell"].isin(["Erm", "Amp epsilon=0.2"])].copy()
     two["cell"] = two["method"]
-    files = draw(study, two.reset_index(drop=True), set(), tmp_path)
-    assert [file.name for file in files] == ["cells.png", "cells.svg"]
-    assert all(file.stat().st_size > 5_000 for file in files)
+    (picture,) = save_figures(draw_all(material(study, two.reset_index(drop=True), tmp_path)), tmp_path)
+    assert [picture.png.name, picture.svg.name] == ["cells.png", "cells.svg"]
+    assert min(picture.png.stat().st_size, picture.svg.stat().st_size) > 5_000
     assert pyplot.get_fignums() == []
 
 
@@ -147,7 +145,7 @@ def test_report_writes_its_files_and_is_the_same_again(results: Results, capsys:
     assert set(first) == {"epsilon.png", "epsilon.svg", "cells.csv", "trials.csv", "report.md"}
     assert "Is the report right?" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in report(declared(), results, "made-up")} == first
-    cells = pd.read_csv(files[0].parent / "cells.csv")
+    cells = pd.read_csv(next(file for file in files if file.name == "cells.csv"))
     assert cells["difference/n"].tolist()[1:] == [3, 3, 1]
 
 
@@ -173,4 +171,4 @@ def test_what_leaves_no_room_is_drawn_without_a_warning(tmp_path: Path) -> None:
     with rc_context(fname=STYLE):
         figure = Figure(figsize=(1, 1))
         figure.subplots().set_yticks([0], ["m" * 200])
-        assert all(path.stat().st_size > 1000 for path in save(figure, tmp_path / "narrow"))
+        assert save_figures([Drawn("narrow", "?", figure)], tmp_path)[0].png.stat().st_size > 1000

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from analysis.cli import main
-from analysis.search_figures import draw_searches
+from analysis.figures.searches import draw_searches
 from analysis.search_report import duration_text, frozen_lines, search_report, searches_table, settings_table
 from analysis.searches import Searched, blocks, importance, read_searches, row_names
 from search_spaces import recipes
@@ -128,7 +128,7 @@ def test_report_says_how_far_it_is(
         assert "MLflow has no trial in made-up" in shown
     assert "| Erm | 4 | 1 | 1 | 1 | 3.0 min | 0.3000 | 0.2600 | 0.0141 | 3 | lr=0.3 |" in text
     assert "| Rmp | 0 | 3 | 0 | 0 | 90 s | – | – | – | – | – |" in text
-    assert "](history-Digits.png)" in text
+    assert "](figures/history-Digits.png)" in text
 
 
 def test_a_finished_search_says_so(results: Results, own: tuple[Tuning, str]) -> None:
@@ -182,16 +182,9 @@ def test_reading_writes_nothing(filled: Results, own: tuple[Tuning, str]) -> Non
     assert (filled.root / "optuna.db").read_bytes() == before
 
 
-def drawn(found: list[Searched], monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    figures: dict[str, Figure] = {}
-
-    def keep(figure: Figure, stem: Path) -> list[Path]:
-        figures[stem.name] = figure
-        return []
-
-    monkeypatch.setattr("analysis.search_figures.save", keep)
-    draw_searches({"Digits": found}, {one.search.name: one.search.name for one in found}, Path("none"))
-    return figures
+def drawn(found: list[Searched]) -> dict[str, Figure]:
+    names = {one.search.name: one.search.name for one in found}
+    return {one.stem.replace(" ", "-"): one.figure for one in draw_searches({"Digits": found}, names)}
 
 
 def panel(figure: Figure, title: str) -> Axes:
@@ -203,9 +196,9 @@ def points(axes: Axes, label: str) -> list[list[float]]:
     return [np.asarray(data, dtype=float).tolist() for data in line.get_data()]
 
 
-def test_history_shows_every_setting(filled: Results, own: tuple[Tuning, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_shows_every_setting(filled: Results, own: tuple[Tuning, str]) -> None:
     found = read(own, filled)
-    figure = drawn([found["digits-erm"], found["digits-amp"]], monkeypatch)["history-Digits"]
+    figure = drawn([found["digits-erm"], found["digits-amp"]])["history-Digits"]
     axes = panel(figure, "digits-erm")
     assert axes.get_yscale() == "log"
     assert axes.get_ylim() == panel(figure, "digits-amp").get_ylim()
@@ -220,21 +213,17 @@ def test_history_shows_every_setting(filled: Results, own: tuple[Tuning, str], m
     assert low < 0.2 < 0.9 < high < 9  # AMP's worst is 0.907; one setting at 9 does not flatten the rest
 
 
-def test_what_is_frozen_is_marked_even_if_it_is_not_the_best(
-    filled: Results, own: tuple[Tuning, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_frozen_is_marked_even_if_it_is_not_the_best(filled: Results, own: tuple[Tuning, str]) -> None:
     frozen = frozen_with(own[0], {"digits-erm": (1, 0.45, {"lr": 0.006})}, "2026-01-02T03:04:05+00:00")
-    figures = drawn(read_searches(own[0], filled, frozen)[:1], monkeypatch)
+    figures = drawn(read_searches(own[0], filled, frozen)[:1])
     assert points(panel(figures["history-Digits"], "digits-erm"), "chosen") == [[1], pytest.approx([0.45])]
     place_of_lr = math.log(0.006 / 0.005) / math.log(0.5 / 0.005)
     heights = points(panel(figures["parallel-Digits"], "digits-erm"), "chosen")[1]
     assert heights == pytest.approx([place_of_lr, 2 / 3])  # the third of four
 
 
-def test_parallel_axes_are_the_spaces(
-    filled: Results, own: tuple[Tuning, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    axes = panel(drawn([read(own, filled)["digits-amp"]], monkeypatch)["parallel-Digits"], "digits-amp")
+def test_parallel_axes_are_the_spaces(filled: Results, own: tuple[Tuning, str]) -> None:
+    axes = panel(drawn([read(own, filled)["digits-amp"]])["parallel-Digits"], "digits-amp")
     assert len(axes.lines) == 12 + 2
     places, heights = points(axes, "chosen")
     assert places == [0, 1, 2, 3]
@@ -243,20 +232,18 @@ def test_parallel_axes_are_the_spaces(
     assert labels == ["0.005\nlr", "0.01\nepsilon", "0.1\ninner_\nlr", "0.2\nval NLL\nby rank"]
 
 
-def test_contour_shows_points_chosen_and_first(
-    filled: Results, own: tuple[Tuning, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contour_shows_points_chosen_and_first(filled: Results, own: tuple[Tuning, str]) -> None:
     amp = read(own, filled)["digits-amp"]
-    axes = panel(drawn([amp], monkeypatch)["epsilon-zeta"], "digits-amp")
+    axes = panel(drawn([amp])["epsilon-zeta"], "digits-amp")
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert [*axes.get_xlim(), *axes.get_ylim()] == pytest.approx([0.01, 1.0, 0.1, 10.0])
     assert points(axes, "a setting")[0] == amp.settings["method.epsilon"].tolist()
     assert points(axes, "chosen") == [[0.1], [1.0]]
     assert len(axes.collections) == 1
     few = replace(amp, settings=amp.settings[:9])
-    assert not panel(drawn([few], monkeypatch)["epsilon-zeta"], "digits-amp").collections
+    assert not panel(drawn([few])["epsilon-zeta"], "digits-amp").collections
     on_a_line = replace(amp, settings=amp.settings.assign(**{"method.inner_lr": 1.0}))
-    assert not panel(drawn([on_a_line], monkeypatch)["epsilon-zeta"], "digits-amp").collections
+    assert not panel(drawn([on_a_line])["epsilon-zeta"], "digits-amp").collections
 
 
 def test_importance_is_of_what_decides(filled: Results, own: tuple[Tuning, str]) -> None:
@@ -285,8 +272,8 @@ def test_a_listed_space_has_importance_too(results: Results) -> None:
     share = importance(found)
     assert share is not None
     assert share["batch_size"] > 0.9 > share["epochs"]
-    figures = draw_searches({"Digits": [found]}, {"sizes": "Erm"}, results.root)
-    assert {file.stem for file in figures} == {"history-Digits", "parallel-Digits", "importance-Digits"}
+    figures = draw_searches({"Digits": [found]}, {"sizes": "Erm"})
+    assert {one.stem for one in figures} == {"history Digits", "parallel Digits", "importance Digits"}
 
 
 def test_frozen_choices_are_held_against_the_search(filled: Results, own: tuple[Tuning, str]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from scipy import stats
 
 from analysis.cli import main
@@ -241,7 +240,7 @@ def test_report_of_a_tuning_is_both(
     printed = capsys.readouterr().out
     folder = given.results.report("made-up-final")
     assert {path.name for path in folder.iterdir()} == {
-        *("verdict.csv", "cells.csv", "trials.csv", "report.md", "verdict.png", "verdict.svg")
+        *("verdict.csv", "cells.csv", "trials.csv", "report.md", "figures")
     }
     text = (folder / "report.md").read_text()
     for shown in (printed, text):
@@ -269,16 +268,9 @@ def test_a_search_changed_since_has_no_verdict(given: Given, tmp_path: Path) -> 
         verdict(given.tuning, Results(tmp_path), given.reference)
 
 
-def test_figure_shows_both_cells_and_every_seed(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[Figure] = []
-
-    def keep(figure: Figure, stem: Path) -> list[Path]:
-        kept.append(figure)
-        return []
-
-    monkeypatch.setattr("analysis.verdict.save", keep)
-    draw_verdict(given.blocks(), Path("none"))
-    axes = kept[0].axes[0]
+def test_figure_shows_both_cells_and_every_seed(given: Given) -> None:
+    (drawn,) = draw_verdict(given.blocks())
+    axes = drawn.figure.axes[0]
     assert axes.get_title() == "Digits: test NLL"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Erm", "Amp"]
     seeds = {(str(line.get_label()), float(np.asarray(line.get_ydata())[0])): line for line in axes.lines[:-1]}
@@ -288,10 +280,10 @@ def test_figure_shows_both_cells_and_every_seed(given: Given, monkeypatch: pytes
             assert np.asarray(line.get_xdata()).tolist() == pytest.approx(NLL[method, arm])
     level = next(line for line in axes.lines if line.get_label() == "tuned ERM's mean")
     assert np.asarray(level.get_xdata()).tolist() == pytest.approx([0.29, 0.29])
-    error = kept[0].axes[1]
+    error = drawn.figure.axes[1]
     assert error.get_title() == "Digits: test error (%)"
     assert np.asarray(error.lines[0].get_xdata()).tolist() == pytest.approx([3.0, 3.1, 3.2])
-    rmp = {str(line.get_label()) for line in kept[0].axes[3].lines}
+    rmp = {str(line.get_label()) for line in drawn.figure.axes[3].lines}
     assert "tuned, a seed" in rmp
     assert "untuned, a seed" not in rmp  # they are one cell
 

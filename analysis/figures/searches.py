@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -16,44 +14,45 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation
 
-from analysis.figures import (
+from analysis.figures.base import (
     AMP_COLOUR,
     CHOSEN_COLOUR,
     ERM_COLOUR,
+    FULL_WIDTH,
     LOG_FROM_RATIO,
-    STYLE,
+    Drawn,
     plain_log_ticks,
-    save,
-    slug,
 )
 from analysis.searches import Searched, importance
 from analysis.tables import VALIDATION, Column
 from search_spaces.search import Distribution, LogUniform, OneOf
 
-WIDTH = 7.2  # inches: both columns of a page
 CLIP_FROM_RATIO = 5.0  # of a setting's value to the best one of its data set: drawn at the border
 FEWEST_FOR_CONTOUR = 10
 EPSILON, ZETA = "method.epsilon", "method.inner_lr"
 Blocks = Mapping[str, Sequence[Searched]]
+CAPTIONS = {
+    "history": "every setting in the order in which it was tried, and the lowest value so far.",
+    "parallel": "a line a setting through its parameters to its value.",
+    "importance": "the share of the variance of the settings' ranks that each parameter explains by itself (fANOVA).",
+}
+CONTOUR_CAPTION = "The value over ε and ζ, between the settings that were tried."
 
 
-def draw_searches(found: Blocks, names: Mapping[str, str], folder: Path) -> list[Path]:
-    """Draw what is known of the searches into ``folder``; the files are returned, PNG before SVG.
+def draw_searches(found: Blocks, names: Mapping[str, str]) -> Iterator[Drawn]:
+    """What is known of the searches.
 
     found: the searches of each data set, by its title. names: what each search is called in its panel's title. A data
     set of which no setting has a value yet gets no figures.
     """
-    files: list[Path] = []
-    with mpl.rc_context(fname=STYLE):
-        for title, block in found.items():
-            begun = any(len(one.told) for one in block)
-            for name, figure in _of_block(block, names).items() if begun else ():
-                files += save(figure, folder / slug(f"{name} {title}"))
-        both = [(f"{title}, {names[one.search.name]}", one) for title, block in found.items() for one in block]
-        mapped = [(title, one) for title, one in both if {EPSILON, ZETA} <= one.search.space.keys() and len(one.told)]
-        if mapped:
-            files += save(_contours(mapped), folder / "epsilon-zeta")
-    return files
+    for title, block in found.items():
+        begun = any(len(one.told) for one in block)
+        for name, figure in _of_block(block, names).items() if begun else ():
+            yield Drawn(f"{name} {title}", f"{title}: {CAPTIONS[name]}", figure)
+    both = [(f"{title}, {names[one.search.name]}", one) for title, block in found.items() for one in block]
+    mapped = [(title, one) for title, one in both if {EPSILON, ZETA} <= one.search.space.keys() and len(one.told)]
+    if mapped:
+        yield Drawn("epsilon-zeta", CONTOUR_CAPTION, _contours(mapped))
 
 
 def _of_block(block: Sequence[Searched], names: Mapping[str, str]) -> dict[str, Figure]:
@@ -64,9 +63,9 @@ def _of_block(block: Sequence[Searched], names: Mapping[str, str]) -> dict[str, 
 
 def _panels(count: int, columns: int, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
     """``count`` panels in rows of ``columns``; height: inches a row. What is left of the last row stays empty."""
-    width, columns = WIDTH / columns, min(columns, count)
+    width, columns = FULL_WIDTH / columns, min(columns, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(max(WIDTH / 2, width * columns), height * rows + 0.4))
+    figure = Figure(figsize=(max(FULL_WIDTH / 2, width * columns), height * rows + 0.4))
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=share).flat)
     for spare in panels[count:]:
         spare.set_axis_off()

@@ -1,0 +1,160 @@
+"""What figures have in common: what they are drawn from, one style, colours and markers of methods, limits, saving."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.probes import load_probes
+from search_spaces.study import Study
+from trainer.machine import Results
+
+STYLE = Path(__file__).parent / "paper.mplstyle"
+FULL_WIDTH, COLUMN_WIDTH = 7.2, 3.5
+"""Inches: across the page, and in one of two columns."""
+CELL_PANELS = (("nll", "NLL", 1.0), ("error", "error (%)", 100.0), ("ece", "ECE (%)", 100.0))
+"""Metric, title and scale of the three panels that cells are compared in."""
+LOG_FROM_RATIO = 4.0
+"""Panels whose seeds span more than this factor are drawn on a log axis."""
+
+
+class Look(NamedTuple):
+    """A method's colour, from Okabe and Ito's palette, with a marker, a line and a hatch that tell it without one."""
+
+    colour: str
+    marker: str
+    line: str
+    hatch: str
+
+
+LOOKS = {
+    "Erm": Look("#404040", "s", "--", ""),
+    "Dropout": Look("#E69F00", "v", "-.", "//"),
+    "LabelSmoothing": Look("#56B4E9", "^", ":", "\\\\"),
+    "Flooding": Look("#009E73", "<", "-.", "xx"),
+    "MixUp": Look("#CC79A7", ">", ":", ".."),
+    "AdversarialTraining": Look("#D55E00", "P", "-.", "++"),
+    "Rmp": Look("#8C6D31", "X", ":", "oo"),
+    "Amp": Look("#1f5fa8", "o", "-", ""),
+    "Sam": Look("#7A4FA3", "D", "-.", "--"),
+}
+AMP_COLOUR, ERM_COLOUR, CHOSEN_COLOUR = LOOKS["Amp"].colour, LOOKS["Erm"].colour, "#b5402a"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a study's figures are drawn from.
+
+    frame: ``analysis.runs.load``. table: ``analysis.tables.cells_table`` of it. ``history`` and ``probes`` are read
+    when they are first asked for.
+    """
+
+    study: Study
+    frame: pd.DataFrame
+    table: pd.DataFrame
+    results: Results
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """``analysis.runs.load_history``."""
+        from analysis.runs import load_history
+
+        return load_history(self.study, self.results)
+
+    @cached_property
+    def probes(self) -> pd.DataFrame:
+        """``analysis.probes.load_probes``."""
+        return load_probes(self.study, self.results)
+
+    @property
+    def part(self) -> str:
+        """``test``, or ``val`` where no trial reads the test set."""
+        return "test" if "test/nll" in self.frame else "val"
+
+    @property
+    def chosen(self) -> set[str]:
+        """The labels of the cells that were chosen on validation."""
+        return set(self.table.loc[self.table["chosen_on_validation"], "cell"])
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure that is not saved yet. stem: of its files. caption: what it shows, whole sentences."""
+
+    stem: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure on disk."""
+
+    png: Path
+    svg: Path
+    caption: str
+
+
+def slug(name: str) -> str:
+    """``name`` as the name of a file."""
+    return "".join(letter if letter.isalnum() or letter in "=._" else "-" for letter in name.strip())
+
+
+def save_figures(figures: Iterable[Drawn], folder: Path) -> list[Picture]:
+    """Write PNG and SVG of each into ``folder``. Those that are still to be drawn are drawn in the paper's style."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(fname=STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # long labels: drawn all the same
+        return [_saved(drawn, folder) for drawn in figures]
+
+
+def _saved(drawn: Drawn, folder: Path) -> Picture:
+    png, svg = (folder / f"{slug(drawn.stem)}.{ending}" for ending in ("png", "svg"))
+    drawn.figure.savefig(png)
+    drawn.figure.savefig(svg, metadata={"Date": None})
+    return Picture(png, svg, drawn.caption)
+
+
+def text_of(value: object) -> str:
+    """Without the .0 that a column with gaps gives its whole numbers."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def one_of(values: Iterable[object], name: str) -> str:
+    """``name=0.5, 1``: all values of a parameter, gaps left out, as they first appear."""
+    return f"{name}={', '.join(text_of(value) for value in pd.Series(list(values)).dropna().unique())}"
+
+
+def seeds(axes: Axes, x: pd.Series[float], y: pd.Series[float], colour: str, label: str) -> None:
+    """Every seed as a point, so that none is averaged away."""
+    axes.plot(x, y, ".", color=colour, alpha=0.55, markersize=3, label=label)
+
+
+def fit_y(axes: Axes, values: pd.Series[float]) -> None:
+    """Limits from the seeds' ``values``, so that a wide band hides none; log where they span much."""
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high / low > LOG_FROM_RATIO:
+        axes.set_yscale("log")
+        plain_log_ticks(axes.yaxis)
+        axes.set_ylim(low / 1.25, high * 1.25)
+    else:
+        room = 0.08 * (high - low) or 1.0
+        axes.set_ylim(low - room, high + room)
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """0.02, 0.05, 0.1: readable without powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

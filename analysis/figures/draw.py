@@ -1,0 +1,17 @@
+"""All figures that a study calls for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from analysis.figures import cells, sensitivity
+from analysis.figures.base import Drawn, Material
+
+FIGURES: tuple[Callable[[Material], Iterator[Drawn]], ...] = (sensitivity.draw, cells.draw)
+"""In the order of a report. Each draws what the study has the trials, or probes, for: nothing, one or several."""
+
+
+def draw_all(material: Material) -> Iterator[Drawn]:
+    """One after the other, drawn when it is asked for: hand it to ``save_figures``."""
+    for figure in FIGURES:
+        yield from figure(material)
