@@ -16,7 +16,7 @@ FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report ui fetch digest test test-faults test-search-faults lint format types golden bench-trainer bench-engine clean
+.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui fetch digest test test-faults test-search-faults lint format types golden bench-trainer bench-engine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -25,6 +25,7 @@ help: ## list the targets
 	@echo "FOLDER, of your own images, each a square of side SIZE where that is given, CHANNELS=1 for grey;"
 	@echo "ONLY='method=Amp seed=0', of the declared trials those; SEEDS=N, the first N seeds of each cell;"
 	@echo "MAX_HOURS, MAX_TRIALS: refuse to train more; YES=1, do not ask about it;"
+	@echo "OTHER, a second study, of compare;"
 	@echo "TRIAL, of trial and forget; DRY_RUN=1, of gc;"
 	@echo "GPUS_PER_TRIAL=0.25, four trials on a GPU; RAY_ADDRESS=HOST:PORT or auto, of a Ray that is up;"
 	@echo "JOBS, trials at a time; DEVICE=cuda, on GPUs; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
@@ -82,6 +83,16 @@ forget: .venv/installed ## remove TRIAL from the ledger, its files and its MLflo
 report: .venv/installed ## show the table of STUDY again and draw its figures
 	@$(RUN) -m analysis report '$(STUDY)'
 	@$(RUN) -m sweeps publish '$(STUDY)'
+
+report-all: .venv/installed ## the same for all that has trials here, and an index of the reports
+	@$(RUN) -m analysis report-all
+
+compare: .venv/installed ## show which settings and numbers differ between STUDY and OTHER
+	@[ -n '$(OTHER)' ] || { echo "error: OTHER=NAME: name the study to compare $(STUDY) with" >&2; exit 2; }
+	@$(RUN) -m analysis compare '$(STUDY)' '$(OTHER)'
+
+theory: .venv/installed ## draw the paper's Figures 1, 3 and 4, which need no training
+	@$(RUN) -m analysis theory
 
 fetch: .venv/installed ## bring the data of STUDY here: downloads what is to be downloaded
 	@$(RUN) -m sweeps fetch '$(STUDY)' $(FILTERS)

@@ -1,27 +1,26 @@
-"""``python -m analysis``: reading what was trained. Exit codes: 0 done, 2 bad input."""
+"""``python -m analysis``: reading what was trained. Exit codes: 0 done, 2 bad input, 130 interrupted."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
-from search_spaces.catalog import built_in_tunings, find_any
+from search_spaces.catalog import built_in, built_in_tunings, find_any
 from search_spaces.search import Tuning
 from search_spaces.study import Study
 from trainer.declaration import ConfigError
 from trainer.machine import Results
 
+STUDY_HELP = "a study's or a search's name, or the path of your .py file"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and figures of a study.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("report", help="print a study's or a search's tables, write them and its figures")
-    command.add_argument("study", metavar="STUDY", help="a study's or a search's name, or the path of your .py file")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        _report(find_any(options.study), Results.here(), options.study)
+        options.run(options)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -29,6 +28,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and figures of what was trained.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("report", help="print a study's or a search's tables, write them and its figures")
+    command.add_argument("study", metavar="STUDY", help=STUDY_HELP)
+    command.set_defaults(run=lambda options: _report(find_any(options.study), Results.here(), options.study))
+    command = commands.add_parser("report-all", help="the same of all that has finished trials, and an index of them")
+    command.set_defaults(run=lambda options: _report_all(Results.here()))
+    command = commands.add_parser("compare", help="which settings and which numbers of two studies differ")
+    command.add_argument("study", metavar="STUDY", help=STUDY_HELP)
+    command.add_argument("other", metavar="OTHER", help="another one")
+    command.set_defaults(run=lambda options: _compare(options.study, options.other, Results.here()))
+    command = commands.add_parser("theory", help="draw the paper's Figures 1, 3 and 4, which need no training")
+    command.set_defaults(run=lambda options: _theory(Results.here()))
+    return parser
 
 
 def _report(found: Study | Tuning, results: Results, reference: str) -> None:
@@ -47,3 +63,43 @@ def _report(found: Study | Tuning, results: Results, reference: str) -> None:
         verdict(tunings[found.name], results, tunings[found.name].name)
     else:
         report(found, results, reference)
+
+
+def _report_all(results: Results) -> None:
+    """The built-in ones; a user's own are in the index once they were reported."""
+    from analysis.document import short_path
+    from analysis.index import write_index
+    from analysis.runs import begun
+
+    tunings = built_in_tunings()
+    final = {tuning.final_name for tuning in tunings.values()}  # reported with their tunings
+    started = begun(results)
+    for name, found in (built_in() | tunings).items():
+        if name in started and name not in final:
+            _report(found, results, name)
+    print(short_path(write_index(results)))
+
+
+def _compare(first: str, second: str, results: Results) -> None:
+    from analysis.contrast import contrast_report
+
+    contrast_report(_study(first), _study(second), results)
+
+
+def _study(reference: str) -> Study:
+    found = find_any(reference)
+    if isinstance(found, Tuning):
+        final = shlex.quote(found.final_name)
+        raise ConfigError(f"{reference}: a tuning has no settings of its own to compare: its final study is {final}")
+    return found
+
+
+def _theory(results: Results) -> None:
+    from analysis.document import report_folder, short_path
+    from analysis.figures.base import save_figures
+    from analysis.figures.theory import draw_theory
+
+    with report_folder(results, "theory") as folder:
+        pictures = save_figures(draw_theory(), folder)
+    for picture in pictures:
+        print(f"{picture.caption}\n{short_path(picture.png)}\n{short_path(picture.svg)}\n")

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.base import save_figures
+from analysis.document import Document, write_report
 from analysis.figures.searches import EPSILON, FEWEST_FOR_CONTOUR, ZETA, draw_searches
-from analysis.report import Document, image_files, report_folder
+from analysis.render import Rows
 from analysis.runs import load_records
 from analysis.searches import FEWEST_FOR_IMPORTANCE, Searched, blocks, has_importance, read_searches, row_names
-from analysis.tables import VALIDATION, Rows, number_text
+from analysis.tables import VALIDATION, number_text
 from search_spaces.catalog import frozen_of
 from search_spaces.choices import Frozen, read_frozen
 from search_spaces.search import LogUniform, Tuning, Uniform, setting_text
@@ -35,7 +35,7 @@ EDGE = 0.05
 
 
 def search_report(tuning: Tuning, results: Results, reference: str) -> list[Path]:
-    """Write ``searches.csv``, ``settings.csv``, ``report.md`` and the figures, print the table; the files are returned.
+    """Write the report with ``searches.csv``, ``settings.csv`` and the figures, print it; the files are returned.
 
     An unfinished search is shown as far as it is. reference: what the user calls the tuning. Raises ConfigError when no
     setting is over, when Optuna's database or MLflow does not answer, or when the folder cannot be written.
@@ -50,15 +50,8 @@ def search_report(tuning: Tuning, results: Results, reference: str) -> list[Path
     grouped = {title: [by_name[search.name] for search in block] for title, block in declared.items()}
     names = {name: shown for block in declared.values() for name, shown in row_names(block).items()}
     document = _document(tuning, grouped, names, frozen, load_records(tuning.name, results), reference)
-    with report_folder(results, tuning.name) as folder:
-        files = [folder / "searches.csv", folder / "settings.csv", folder / "report.md"]
-        searches_table(grouped).to_csv(files[0], index=False)
-        settings_table(found).to_csv(files[1], index=False)
-        pictures = save_figures(draw_searches(grouped, names), folder / "figures")
-        files[2].write_text(document.markdown(pictures), encoding="utf-8")
-    files = [*image_files(pictures), *files]
-    document.show(files)
-    return files
+    frames = {"searches": searches_table(grouped), "settings": settings_table(found)}
+    return write_report(document, results, frames, draw_searches(grouped, names))
 
 
 def searches_table(grouped: Mapping[str, Sequence[Searched]]) -> pd.DataFrame:
@@ -119,6 +112,7 @@ def _document(
         name=tuning.name,
         question=tuning.question,
         answer=_progress(found),
+        reproduce=f"make search STUDY={shlex.quote(reference)}",
         tables={title: _text_rows(block, names) for title, block in grouped.items()},
         notes=[
             *_budget(found),

@@ -15,12 +15,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.compare import BASELINE, estimate, holm, p_value, ratio_interval
-from analysis.figures.base import AMP_COLOUR, CELL_PANELS, ERM_COLOUR, FULL_WIDTH, Drawn, save_figures
-from analysis.report import Document, image_files, report_folder
+from analysis.document import Document, write_report
+from analysis.figures.base import AMP_COLOUR, CELL_PANELS, ERM_COLOUR, FULL_WIDTH, Drawn
+from analysis.render import Rows
 from analysis.runs import load, load_records
 from analysis.search_report import NOTHING_TO_SET, readers_of_test
 from analysis.searches import blocks, row_names
-from analysis.tables import COLUMNS, Column, Rows, cells_table, difference_text, number_text, seeds_text, statistics
+from analysis.tables import (
+    COLUMNS,
+    Column,
+    cells_table,
+    difference_text,
+    interval_text,
+    number_text,
+    p_text,
+    seeds_text,
+    statistics,
+)
 from search_spaces.catalog import frozen_of
 from search_spaces.choices import Frozen, final_study, is_frozen, read_frozen
 from search_spaces.search import Search, Setting, Tuning, setting_text
@@ -114,21 +125,14 @@ def verdict(tuning: Tuning, results: Results, reference: str) -> list[Path]:
         name=study.name,
         question=tuning.question,
         answer="\n".join(ranking(block) for block in judged),
+        reproduce=f"make final STUDY={shlex.quote(reference)}",
         findings=[*(line for block in judged for line in gap_lines(block)), read_by],
         tables={block.title: _text_rows(block, table) for block in judged},
         notes=_notes(tuning, frame),
         warnings=warnings,
     )
-    with report_folder(results, study.name) as folder:
-        files = [folder / name for name in ("verdict.csv", "cells.csv", "trials.csv", "report.md")]
-        table.to_csv(files[0], index=False)
-        cells_table(study, frame).to_csv(files[1], index=False)
-        frame.to_csv(files[2], index=False)
-        pictures = save_figures(draw_verdict(judged), folder / "figures")
-        files[3].write_text(document.markdown(pictures), encoding="utf-8")
-    files = [*image_files(pictures), *files]
-    document.show(files)
-    return files
+    frames = {"verdict": table, "cells": cells_table(study, frame), "trials": frame}
+    return write_report(document, results, frames, draw_verdict(judged))
 
 
 def judge(tuning: Tuning, frozen: Frozen, frame: pd.DataFrame) -> list[Block]:
@@ -196,10 +200,10 @@ def _text_rows(block: Block, table: pd.DataFrame) -> Rows:
     rows = [["method", *nll, "error %", "ECE %", "n", "tuned setting"]]
     own = table[table["block"] == block.title]
     for one, (_, row) in zip(block.judged, own.iterrows(), strict=True):
-        tuned = [_interval_text(row, column) for column in METRICS]
+        tuned = [interval_text(row, column, "tuned/") for column in METRICS]
         setting = "the first one" if one.is_first else setting_text(one.setting) or NOTHING_TO_SET
         pairs = [text for name in (TO_UNTUNED, TO_ERM) for text in (difference_text(row, NLL, name), _lower(row, name))]
-        p = _p_text(row[f"{TO_ERM}/p_holm"])
+        p = p_text(row[f"{TO_ERM}/p_holm"])
         rows.append([one.name, _untuned_text(row), tuned[0], *pairs, p, *tuned[1:], _seeds(row, "tuned"), setting])
     return rows
 
@@ -215,20 +219,9 @@ def _seeds(row: pd.Series[float], arm: str) -> str:
     return seeds_text(row[[f"{arm}/{name}" for name in SEEDS]].set_axis(SEEDS))
 
 
-def _interval_text(row: pd.Series[float], column: Column) -> str:
-    """``0.1234 [0.1200, 0.1268]`` of the tuned cell."""
-    names = [f"tuned/{column.metric}/{statistic}" for statistic in ("mean", "low", "high")]
-    mean, low, high = (number_text(row[name] * column.scale, column.digits) for name in names)
-    return mean if low == "–" else f"{mean} [{low}, {high}]"
-
-
 def _lower(row: pd.Series[float], name: str) -> str:
     n = int(row[f"{name}/n"])
     return f"{int(row[f'{name}/lower'])}/{n}" if n else "–"
-
-
-def _p_text(p: float) -> str:
-    return "–" if math.isnan(p) else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def _difference(values: pd.Series[float]) -> str:

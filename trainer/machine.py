@@ -102,6 +102,11 @@ class Results:
         """The file that holds what a probe measured of a trial."""
         return self.root / "probes" / trial_id / f"{probe_id}.npz"
 
+    @property
+    def reports(self) -> Path:
+        """The folder of all reports."""
+        return self.root / "reports"
+
     def report(self, study: str) -> Path:
         """The folder of a study's tables and figures."""
-        return self.root / "reports" / study
+        return self.reports / study

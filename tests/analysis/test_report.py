@@ -12,8 +12,9 @@ import pytest
 from matplotlib import pyplot, rc_context
 from matplotlib.figure import Figure
 
+from analysis.figures import sensitivity
 from analysis.figures.base import STYLE, Drawn, Material, save_figures
-from analysis.figures.draw import draw_all, sensitivity
+from analysis.figures.draw import draw_all
 from analysis.report import report
 from analysis.runs import load
 from analysis.tables import answer, cells_table, notes, text_rows
@@ -142,7 +143,8 @@ def test_a_study_without_radii_is_drawn_a_row_a_cell(frame: pd.DataFrame, tmp_pa
 def test_report_writes_its_files_and_is_the_same_again(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     files = report(declared(), results, "made-up")
     first = {file.name: file.read_bytes() for file in files}
-    assert set(first) == {"epsilon.png", "epsilon.svg", "cells.csv", "trials.csv", "report.md"}
+    frames = {f"{name}.{ending}" for name in ("cells", "trials") for ending in ("csv", "parquet")}
+    assert {"report.html", "report.md", "report.json", "epsilon.png", "epsilon.svg", *frames} <= set(first)
     assert "Is the report right?" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in report(declared(), results, "made-up")} == first
     cells = pd.read_csv(next(file for file in files if file.name == "cells.csv"))

@@ -239,9 +239,10 @@ def test_report_of_a_tuning_is_both(
     assert main(["report", given.reference]) == 0
     printed = capsys.readouterr().out
     folder = given.results.report("made-up-final")
-    assert {path.name for path in folder.iterdir()} == {
-        *("verdict.csv", "cells.csv", "trials.csv", "report.md", "figures")
-    }
+    frames = {f"{name}.{ending}" for name in ("verdict", "cells", "trials") for ending in ("csv", "parquet")}
+    texts = {"report.html", "report.md", "report.json"}
+    assert {path.name for path in folder.iterdir()} == {*frames, *texts, "figures"}
+    assert {path.name for path in (folder / "figures").iterdir()} == {"verdict.png", "verdict.svg"}
     text = (folder / "report.md").read_text()
     for shown in (printed, text):
         assert "closes 50%" in shown
