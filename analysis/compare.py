@@ -90,7 +90,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     adjusted = np.asarray(p_values, dtype=float)
     tests = ~np.isnan(adjusted)
-    if tests.any():
+    if np.count_nonzero(tests) > 1:  # one stays as it is, and statsmodels collects garbage each time
         adjusted[tests] = multipletests(adjusted[tests], method="holm")[1]
     return [float(p) for p in adjusted]
 

@@ -15,7 +15,18 @@ Rows = list[list[str]]
 Groups = Sequence[tuple[str, int]]
 """A line above the header: titles, and over how many columns each stands, of which the widths sum to a row's."""
 WORDS = {
-    *("method", "setting", "tuned setting", "parameter", "cell", "data set", "network", "augmentation", "quantity"),
+    *(
+        "method",
+        "setting",
+        "tuned setting",
+        "parameter",
+        "cell",
+        "block",
+        "data set",
+        "network",
+        "augmentation",
+        "quantity",
+    ),
     *("source", "verdict", "differs in", "seeds are", "outcome", "trial", "run", "commit", "data digest"),
 }
 """Columns that are aligned to the left."""
@@ -86,7 +97,7 @@ def latex_table(rows: Rows, caption: str, label: str, groups: Groups = ()) -> st
 
 def _latex_groups(groups: Groups) -> list[str]:
     """The line of titles, and the rules below those that have one."""
-    if not groups:
+    if not any(title for title, _ in groups):
         return []
     titles = [rf"\multicolumn{{{width}}}{{c}}{{{latex_text(title)}}}" for title, width in groups]
     ends = itertools.accumulate(width for _, width in groups)

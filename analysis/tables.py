@@ -160,7 +160,7 @@ def cells_table(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for cell in study.cells():
         own = frame[frame["cell"] == cell.label]
-        row = {name: cell.params.get(name) for name in names} or {"method": cell.params["method"]}
+        row = {"method": cell.params["method"]} | {name: cell.params.get(name) for name in names}
         row |= {"cell": cell.label, "cell_id": cell.cell_id, "seeds": len(own)}
         row |= {f"n_{outcome}": int((own["outcome"] == outcome).sum()) for outcome in ("finished", "diverged")}
         row |= {"chosen_on_validation": cell.label in chosen, "best": cell.label in best}
@@ -513,22 +513,23 @@ def _against_erm(row: pd.Series[typing.Any], block: pd.DataFrame, column: Column
     return f"paired difference to ERM {difference_text(row, column)}, {lower}{test}"
 
 
-def over_blocks(study: Study, frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Of each method with one cell in every block its mean difference to ERM over blocks, a sentence each.
+def over_blocks(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Of each method with one cell in every block its mean difference to ERM over blocks: a sentence, or none.
 
-    Nothing for fewer than five blocks. The interval is from a bootstrap of blocks, so that it covers their choice.
+    Nothing for fewer than five blocks. The intervals are from a bootstrap of blocks, so that they cover their choice.
     """
-    column, count = headline(frame), len(blocks_of(study))
+    count = table["block"].nunique()
     if count < FEWEST_FOR_BOOTSTRAP or "difference/mean" not in table:
         return []
-    lines = []
+    parts = []
     for method, own in table[table["method"] != BASELINE].groupby("method", sort=False):
-        if len(own) != count or own["block"].nunique() != count or own["difference/mean"].isna().any():
-            continue
-        found = bootstrap(own["difference/mean"])
-        interval = "" if math.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]"
-        lines.append(
-            f"Over {count} blocks, {method}'s mean difference to ERM in {column.title} is {found.mean:+.4f}{interval}"
-            " (BCa bootstrap over blocks, which are no random sample of data sets and networks)."
-        )
-    return lines
+        if len(own) == own["block"].nunique() == count and own["difference/mean"].notna().all():
+            found = bootstrap(own["difference/mean"])
+            interval = "" if math.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]"
+            parts.append(f"{method} {found.mean:+.4f}{interval}")
+    if not parts:
+        return []
+    return [
+        f"Mean difference to ERM in {headline(frame).title} over {count} blocks, with 95% BCa bootstrap intervals over"
+        f" blocks, which are no random sample of data sets and networks: {'; '.join(parts)}."
+    ]
