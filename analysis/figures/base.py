@@ -25,6 +25,8 @@ FULL_WIDTH, COLUMN_WIDTH = 7.2, 3.5
 """Inches: across the page, and in one of two columns."""
 CELL_PANELS = (("nll", "NLL", 1.0), ("error", "error (%)", 100.0), ("ece", "ECE (%)", 100.0))
 """Metric, title and scale of the three panels that cells are compared in."""
+MOST_NAMED = 8
+"""Cells in one sentence of a caption."""
 LOG_FROM_RATIO = 4.0
 """Panels whose seeds span more than this factor are drawn on a log axis."""
 
@@ -49,6 +51,28 @@ LOOKS = {
     "Amp": Look("#1f5fa8", "o", "-", ""),
     "Sam": Look("#7A4FA3", "D", "-.", "--"),
 }
+
+
+class Parameter(NamedTuple):
+    """One of AMP's parameters on an axis. name: of its column. values: what they are called. log: the axis."""
+
+    name: str
+    symbol: str
+    values: str
+    log: bool
+
+    def label(self, amp: pd.DataFrame) -> str:
+        """Of the axis; with the kind of the ball, where it is the ball's radius. amp: the trials that are drawn."""
+        if self is not EPSILON:
+            return f"{self.name} ({self.symbol})"
+        balls = " and ".join(f"{ball} L2 ball" for ball in sorted(amp["method.ball"].dropna().unique()))
+        return f"{self.name} ({self.symbol}, {balls})"
+
+
+EPSILON = Parameter("method.epsilon", "ε", "radius", log=True)
+ZETA = Parameter("method.inner_lr", "ζ", "inner learning rate", log=True)
+STEPS = Parameter("method.inner_steps", "N", "number of inner steps", log=False)
+PARAMETERS = (EPSILON, ZETA, STEPS)
 AMP_COLOUR, ERM_COLOUR, CHOSEN_COLOUR = LOOKS["Amp"].colour, LOOKS["Erm"].colour, "#b5402a"
 
 
@@ -134,6 +158,33 @@ def text_of(value: object) -> str:
 def one_of(values: Iterable[object], name: str) -> str:
     """``name=0.5, 1``: all values of a parameter, gaps left out, as they first appear."""
     return f"{name}={', '.join(text_of(value) for value in pd.Series(list(values)).dropna().unique())}"
+
+
+def gaps(frame: pd.DataFrame) -> str:
+    """A sentence, with a space before it, on cells of which not every seed gave a number; empty where all did."""
+    counts = frame.groupby("cell", sort=False, observed=True)["outcome"].value_counts(sort=False).unstack(fill_value=0)
+    finished = counts["finished"] if "finished" in counts else pd.Series(0, index=counts.index)
+    short = counts[finished < counts.sum(axis=1)]
+    texts = [
+        f"{cell} {', '.join(f'{n} {outcome}' for outcome, n in row.items() if n and outcome != 'finished')}"
+        f" of {row.sum()}"
+        for cell, row in short.iterrows()
+    ]
+    more = f" and of {len(texts) - MOST_NAMED} cells more" if len(texts) > MOST_NAMED else ""
+    return f" Not every seed has a number: {'; '.join(texts[:MOST_NAMED])}{more}." if texts else ""
+
+
+def seed_counts(frame: pd.DataFrame) -> str:
+    """``5``, or ``3 or 5``: how many seeds the cells were declared with."""
+    return " or ".join(str(n) for n in sorted(set(frame.groupby("cell", observed=True)["seed"].nunique())))
+
+
+def legend_below(figure: Figure, columns: int = 4) -> None:
+    """One for all panels, for what any of them has, under them."""
+    entries = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
 def seeds(axes: Axes, x: pd.Series[float], y: pd.Series[float], colour: str, label: str) -> None:

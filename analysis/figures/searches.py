@@ -21,6 +21,7 @@ from analysis.figures.base import (
     FULL_WIDTH,
     LOG_FROM_RATIO,
     Drawn,
+    legend_below,
     plain_log_ticks,
 )
 from analysis.searches import Searched, importance
@@ -72,14 +73,6 @@ def _panels(count: int, columns: int, height: float, share: bool = False) -> tup
     return figure, panels[:count]
 
 
-def _legend_below(figure: Figure) -> None:
-    """One for all panels, for what any of them has."""
-    entries = {
-        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4)
-
-
 def _history(block: Sequence[Searched], names: Mapping[str, str]) -> Figure:
     """A panel a search: the value of every setting over its number, and the lowest so far."""
     figure, panels = _panels(len(block), 4, 1.6, share=True)
@@ -97,7 +90,7 @@ def _history(block: Sequence[Searched], names: Mapping[str, str]) -> Figure:
     for axes in panels[-4:]:
         axes.set_xlabel("number of the setting")
     figure.supylabel(column.title, fontsize=8)
-    _legend_below(figure)
+    legend_below(figure)
     return figure
 
 
@@ -179,7 +172,7 @@ def _parallel(block: Sequence[Searched], names: Mapping[str, str]) -> Figure:
     for axes, one in zip(panels, block, strict=True):
         _parallel_panel(axes, one)
         axes.set_title(names[one.search.name], pad=14)
-    _legend_below(figure)
+    legend_below(figure)
     return figure
 
 
@@ -235,7 +228,7 @@ def _contours(mapped: Sequence[tuple[str, Searched]]) -> Figure:
         axes.set_title(title)
         axes.set_xlabel(f"{EPSILON} (ε)")
         axes.set_ylabel(f"{ZETA} (ζ)")
-    _legend_below(figure)
+    legend_below(figure)
     return figure
 
 
