@@ -31,6 +31,7 @@ from analysis.render import Rows, Strong
 from search_spaces.paper import augmentation
 from search_spaces.study import Cell, Study, varying_params
 from trainer.config import Published, TwoSpirals
+from trainer.declaration import Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ def cells_table(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for cell in study.cells():
         own = frame[frame["cell"] == cell.label]
-        row = {"method": cell.params["method"]} | {name: cell.params.get(name) for name in names}
+        row = {"method": cell.params["method"]} | {name: _plain(cell.params.get(name)) for name in names}
         row |= {"cell": cell.label, "cell_id": cell.cell_id, "seeds": len(own)}
         row |= {f"n_{outcome}": int((own["outcome"] == outcome).sum()) for outcome in ("finished", "diverged")}
         row |= {"chosen_on_validation": cell.label in chosen, "best": cell.label in best}
@@ -169,6 +170,10 @@ def cells_table(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
             row |= _difference(compared[own.index])
         rows.append(row)
     return _with_holm(_with_blocks(study, pd.DataFrame(rows)))
+
+
+def _plain(value: Scalar) -> Scalar:
+    return str(value) if isinstance(value, list) else value  # as in the frame, and as Parquet takes it
 
 
 def _differences(frame: pd.DataFrame, params: Sequence[str], metric: str) -> pd.Series[float] | None:
