@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from search_spaces.study import Cell, Study
+from search_spaces.study import KINDS, Cell, Study
 from sweeps.ledger import State
+from sweeps.views import View, study_views
 from trainer.config import TrialConfig
 from trainer.declaration import Scalar
 
@@ -16,6 +17,41 @@ ENDED: frozenset[State] = frozenset({"finished", "diverged", "failed"})
 States = Mapping[str, State]
 SEARCH = "search "
 """What the keys of searches' runs begin with."""
+RUN_COLOUR = "mlflow.runColor"
+COLOURS = {
+    "Erm": "#404040",
+    "Dropout": "#E69F00",
+    "LabelSmoothing": "#56B4E9",
+    "Flooding": "#009E73",
+    "MixUp": "#CC79A7",
+    "AdversarialTraining": "#D55E00",
+    "Rmp": "#8C6D31",
+    "Amp": "#1f5fa8",
+    "Sam": "#7A4FA3",
+}
+"""Of methods, as in the figures: Okabe and Ito's, which colour-blind readers tell apart, and three beside them."""
+
+_OF_TRIALS = (
+    "In a trial's run each metric has a step an epoch; `final/*` repeats the last epoch, for tables; `probe/*` was"
+    " measured afterwards.",
+    "`error` and `ece` are fractions between 0 and 1; `nll` is in nats an image. `test/criterion` is the method's own"
+    " training criterion on the test set.",
+    "A run is FAILED when its trial failed or diverged: its tag `cause` says why, and its numbers enter no mean.",
+)
+STUDY_GUIDE = (
+    "A *cell* is all trials that differ in nothing but the seed: a parent run, with a run for each trial below it.",
+    "Of a cell's metrics `mean`, `sd` and the 95% Student-t interval from `low` to `high` are over its `n` finished"
+    " seeds at the last epoch. `difference/*` is to ERM, in pairs of one seed.",
+    *_OF_TRIALS,
+    "A trial that another study trained is a copy, with the tag `copy_of`: final numbers are here, curves are there.",
+)
+SEARCH_GUIDE = (
+    "A *search* tries settings of one method on one data set: a parent run, with a run for each trial below it. Trials"
+    " of one setting differ in seed and split, and have one number in the tag `setting`.",
+    "`search/best/value` is the best setting's mean of what is minimised, always on validation images;"
+    " `search/first/value` is that of the first setting, which is untuned.",
+    *_OF_TRIALS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +98,13 @@ class Outline(Protocol):
     def is_over(self, group: Group, states: States) -> bool:
         """Whether no trial of the group is to be trained any more."""
 
+    def views(self, metrics: Iterable[str]) -> Sequence[View]:
+        """Saved views of the experiment, the first one first. metrics: that its groups' runs have."""
+
+    @property
+    def guide(self) -> Sequence[str]:
+        """How to read the experiment, a line of Markdown each."""
+
 
 @dataclass(frozen=True)
 class StudyOutline:
@@ -104,7 +147,7 @@ class StudyOutline:
         return ""
 
     def run_name(self, trial: TrialConfig) -> str:
-        return f"{self._cells[trial.trial_id][1].label} seed={trial.seed}"
+        return f"{short_label(self._cells[trial.trial_id][1].label)} seed={trial.seed}"
 
     def tags(self, trial: TrialConfig) -> Mapping[str, str]:
         return {}
@@ -112,12 +155,27 @@ class StudyOutline:
     def is_over(self, group: Group, states: States) -> bool:
         return all(states[trial.trial_id] in ENDED for trial in self._by_key[group.key].trials)
 
+    def views(self, metrics: Iterable[str]) -> Sequence[View]:
+        return study_views(self.study, metrics)
+
+    @property
+    def guide(self) -> Sequence[str]:
+        return STUDY_GUIDE
+
 
 def _cell_group(study: Study, key: str, cell: Cell) -> Group:
     tags = {"kind": "cell", "study": study.name, **kind_tags(cell.params)}
-    return Group(key, cell.label, cell.params, tags)
+    return Group(key, short_label(cell.label), cell.params, tags)
+
+
+def short_label(label: str) -> str:
+    """A cell's label for a narrow column: of data set, network and augmentation the value says what it is of."""
+    prefixes = tuple(f"{kind}=" for kind in KINDS)
+    words = [word.partition("=")[2] if word.startswith(prefixes) else word for word in label.split(" ")]
+    return " ".join(words)
 
 
 def kind_tags(params: Mapping[str, Scalar]) -> dict[str, str]:
     """What runs of all kinds are told apart by first."""
-    return {name: str(params[name]) for name in ("method", "dataset", "model")}
+    names = {name: str(params[name]) for name in ("method", "dataset", "model")}
+    return names | {RUN_COLOUR: COLOURS[names["method"]]}

@@ -9,17 +9,18 @@ import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from search_spaces.search import Search, Tuning, setting_text
 from sweeps.estimate import Known
 from sweeps.eta import Work
 from sweeps.ledger import Ledger, LedgerRow, Measured
-from sweeps.outline import SEARCH, Group, States, kind_tags
+from sweeps.outline import SEARCH, SEARCH_GUIDE, Group, States, kind_tags
 from sweeps.search_cost import OUTCOMES, Standing, expected_of_one
 from sweeps.suggest import Suggestion, Suggestions, close_storage, open_storage
 from sweeps.sweep import Added, Growth, Sweep, with_pending
+from sweeps.views import View, search_views
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Results
@@ -371,6 +372,14 @@ class SearchOutline:
 
     def is_over(self, group: Group, states: States) -> bool:
         return next(hunt.is_over for hunt in self.sweep.hunts if search_key(hunt.search) == group.key)
+
+    def views(self, metrics: Iterable[str]) -> Sequence[View]:
+        searches = self.sweep.tuning.searches
+        return search_views(list(dict.fromkeys(name for one in searches for name in one.space)), searches[0].metric)
+
+    @property
+    def guide(self) -> Sequence[str]:
+        return SEARCH_GUIDE
 
 
 def search_key(search: Search) -> str:

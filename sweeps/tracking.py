@@ -19,7 +19,7 @@ from typing import Literal
 
 from search_spaces.study import Study
 from sweeps.ledger import Ledger, State
-from sweeps.outline import ENDED, Outline, StudyOutline
+from sweeps.outline import ENDED, RUN_COLOUR, Outline, StudyOutline
 from sweeps.provenance import provenance
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError, Scalar
@@ -33,6 +33,8 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 from requests.exceptions import RequestException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+
+from sweeps.inputs import dataset_inputs  # noqa: E402
 
 RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 STATUS_OF: dict[State, RunStatus] = {
@@ -50,6 +52,8 @@ PERMANENT = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST"
 SQLITE = "sqlite:///"
 METRICS_A_CALL = 1000  # MLflow's limit for one log_batch
 SUMMARY = "summary"
+RUN_NAME = "mlflow.runName"
+NOTE = "mlflow.note.content"
 
 
 def connect(results: Results) -> MlflowClient:
@@ -139,13 +143,14 @@ class Delivery:
 
 @dataclass(slots=True)
 class _KnownRun:
-    """shown: the timestamps of the epochs that it shows; None where that was not looked up yet."""
+    """shown: the timestamps of the epochs that it shows; None where that was not looked up yet. looks: name, colour."""
 
     run_id: str
     status: str
     has_params: bool
     copy_of: str | None
     shown: dict[int, int] | None
+    looks: dict[str, str]
 
 
 class Tracker:
@@ -165,7 +170,7 @@ class Tracker:
     def _ensure_experiment(self, results: Results) -> str:
         local = results.tracking_uri.startswith(SQLITE)
         location = (results.artifacts / self._outline.name).as_uri() if local else None
-        note = {"mlflow.note.content": self._outline.question, "mlflow.experimentKind": "custom_model_development"}
+        note = {NOTE: self._outline.question, "mlflow.experimentKind": "custom_model_development"}
         existing = self._client.get_experiment_by_name(self._outline.name)
         if existing is None:
             try:
@@ -269,7 +274,9 @@ class Tracker:
         metrics: Sequence[Metric] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """In as few calls as MLflow takes; parameters once, for they cannot change."""
+        """In as few calls as MLflow takes; parameters once, for they cannot change, and before them the data."""
+        if params and not run.has_params:
+            self._client.log_inputs(run.run_id, dataset_inputs(params))
         new_params = [] if run.has_params else [Param(key, str(value)) for key, value in params.items()]
         run_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
         if new_params or run_tags or metrics:
@@ -338,6 +345,28 @@ class Tracker:
             self._client.log_batch(run_id, new[start : start + METRICS_A_CALL])
         return bool(new or new_tags)
 
+    @property
+    def outline(self) -> Outline:
+        """Of the experiment."""
+        return self._outline
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment."""
+        return self._experiment_id
+
+    def rename(self) -> None:
+        """Give runs that an earlier version has made the names and colours that they would have now."""
+        looks = {group.key: _looks(group.name, group.tags) for group in self._outline.groups}
+        for trial in self._outline.trials:
+            tags = self._outline.group(trial.trial_id).tags
+            looks[trial.trial_id] = _looks(self._outline.run_name(trial), tags)
+        for key, wanted in looks.items():
+            run = self._runs.get(key)
+            if run is not None and run.looks != wanted:
+                self._client.log_batch(run.run_id, tags=[RunTag(name, value) for name, value in wanted.items()])
+                run.looks = wanted
+
     def has_run(self, trial: TrialConfig) -> bool:
         """Whether this experiment has a run of the trial, of whatever status."""
         return trial.trial_id in self._runs
@@ -405,7 +434,13 @@ class Tracker:
 
 def _known(run: Run) -> _KnownRun:
     shown: dict[int, int] | None = None if run.data.metrics else {}
-    return _KnownRun(run.info.run_id, run.info.status, bool(run.data.params), run.data.tags.get("copy_of"), shown)
+    tags = run.data.tags
+    looks = _looks(tags.get(RUN_NAME, ""), tags)
+    return _KnownRun(run.info.run_id, run.info.status, bool(run.data.params), tags.get("copy_of"), shown, looks)
+
+
+def _looks(name: str, tags: Mapping[str, str]) -> dict[str, str]:
+    return {RUN_NAME: name, RUN_COLOUR: tags.get(RUN_COLOUR, "")}
 
 
 def final_metrics(record: EpochRecord) -> list[Metric]:
