@@ -14,7 +14,7 @@ from search_spaces.study import Study
 from sweeps.inputs import CONTEXT, DIGEST_LENGTH, SOURCES, dataset_inputs
 from sweeps.tracking import Delivery
 from tests.sweeps.conftest import Desk, make_records, make_study, make_trial
-from trainer.config import Cifar10, Dataset, Erm, Svhn, TrialConfig
+from trainer.config import Cifar10, Dataset, Erm, Svhn, TrialConfig, TwoSpirals
 
 TRIAL = make_trial()
 TRAIN, TEST = TRIAL.dataset.digest.split(":")  # type: ignore[union-attr]  # of Digits
@@ -28,11 +28,9 @@ def rows(trial: TrialConfig) -> list[tuple[str, str, dict[str, str]]]:
 
 def of_run(run: Run) -> list[tuple[str, str, str]]:
     """Name, digest and context of each input that MLflow has."""
-    found = [
-        (one.dataset.name, one.dataset.digest, next(tag.value for tag in one.tags if tag.key == CONTEXT))
-        for one in run.inputs.dataset_inputs
-    ]
-    return sorted(found)
+    assert run.inputs is not None
+    found = [(one.dataset, {tag.key: tag.value for tag in one.tags}) for one in run.inputs.dataset_inputs]
+    return sorted((dataset.name, dataset.digest, tags[CONTEXT]) for dataset, tags in found)
 
 
 IN_MLFLOW = [
@@ -70,8 +68,8 @@ def test_an_archive_has_one_digest_and_files_have_one_each() -> None:
 
 def test_what_has_no_digest_is_known_by_its_parameters() -> None:
     spirals = recipes.spirals_mlp(Erm(), 0)
-    others = [replace(spirals, seed=1), replace(spirals, dataset=replace(spirals.dataset, noise=0.5))]
-    first, same, other = ({digest for _, digest, _ in rows(trial)} for trial in (spirals, *others))
+    trials = spirals, replace(spirals, seed=1), replace(spirals, dataset=TwoSpirals(noise=0.5))
+    first, same, other = ({digest for _, digest, _ in rows(trial)} for trial in trials)
     assert first == same != other
     assert len(first) == 1
 

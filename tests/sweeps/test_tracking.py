@@ -8,16 +8,20 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
+from analysis.figures.base import LOOKS
+from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.ledger import State
+from sweeps.outline import COLOURS, short_label
 from sweeps.tracking import METRICS_A_CALL, STATUS_OF, SUMMARY, Delivery, connect
 from tests.sweeps.conftest import Desk, make_records, make_study, make_trial
+from trainer.config import Amp, Erm, Method
 from trainer.declaration import ConfigError
 from trainer.machine import TRACKING_VARIABLE, Results
 
@@ -103,6 +107,43 @@ def test_tags_of_a_cell_and_of_the_summary(desk: Desk) -> None:
     }
     assert run.info.run_name == cell.label
     assert (summary.data.tags["kind"], summary.info.run_name) == ("summary", "toy")
+
+
+def test_runs_of_one_method_have_its_colour(desk: Desk) -> None:
+    tracker = desk.tracker(STUDY)
+    for trial in STUDY.trials:
+        tracker.write(Delivery(trial, "leased"))
+    colours = {run.data.tags.get("method"): run.data.tags.get("mlflow.runColor") for run in desk.runs("toy")}
+    assert colours == {"Erm": COLOURS["Erm"], "Amp": COLOURS["Amp"], None: None}
+
+
+def test_colours_are_those_of_the_figures_and_all_differ() -> None:
+    assert {name: look.colour for name, look in LOOKS.items()} == COLOURS
+    assert len({colour.lower() for colour in COLOURS.values()}) == len(COLOURS)
+    assert set(COLOURS) == {kind.__name__ for kind in get_args(Method)}
+
+
+def test_names_of_runs_leave_out_what_says_itself(desk: Desk) -> None:
+    methods = Erm(), Amp(epsilon=0.5)
+    trials = [recipe(method, 0) for recipe in (recipes.digits_mlp, recipes.mnist5k_mlp) for method in methods]
+    study = Study(name="two", question="Which data set?", trials=trials)
+    tracker = desk.tracker(study)
+    tracker.write(Delivery(trials[3], "leased"))
+    cells = {"Erm Digits", "Amp Digits", "Erm Mnist5k", "Amp Mnist5k"}
+    assert {run.info.run_name for run in desk.runs("two")} == {"two", *cells, "Amp Mnist5k seed=0"}
+
+
+@pytest.mark.parametrize(
+    ("label", "short"),
+    [
+        ("Erm", "Erm"),
+        ("Amp epsilon=0.5", "Amp epsilon=0.5"),
+        ("Amp model=Vgg16 dataset=Cifar100 inner_lr=5.0", "Amp Vgg16 Cifar100 inner_lr=5.0"),
+        ("Amp model.width=16 augment.policy=cifar10", "Amp model.width=16 augment.policy=cifar10"),
+    ],
+)
+def test_short_labels(label: str, short: str) -> None:
+    assert short_label(label) == short
 
 
 def test_parameters_have_the_names_of_the_declaration(desk: Desk) -> None:
