@@ -250,7 +250,7 @@ def test_report_of_a_tuning_is_both(
         assert "nor that a search with other validation splits" in shown
     assert "| Rmp | 0.5200 | 0.5200 [0.4703, 0.5697] | – | – | – | – | – | 5.20 [4.70, 5.70] |" in text
     assert "| 3 | the first one |" in text
-    assert "| 0.2900 [0.2652, 0.3148] | -0.0200 [-0.0200, -0.0200] | 3/3 | – |" in text
+    assert "| 0.2900 [0.2652, 0.3148] | -0.0200 [equal] | 3/3 | – |" in text
     cells = pd.read_csv(folder / "cells.csv")
     assert cells["n_finished"].tolist() == [3] * 5
     assert {"cell_id", "test/nll/mean"} <= set(cells)
