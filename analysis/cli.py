@@ -83,7 +83,7 @@ def _report_all(results: Results) -> None:
 def _compare(first: str, second: str, results: Results) -> None:
     from analysis.contrast import contrast_report
 
-    contrast_report(_study(first), _study(second), results)
+    contrast_report(_study(first), _study(second), results, (first, second))
 
 
 def _study(reference: str) -> Study:

@@ -72,18 +72,19 @@ class Contrast:
     document: Document
 
 
-def contrast_report(a: Study, b: Study, results: Results) -> list[Path]:
+def contrast_report(a: Study, b: Study, results: Results, references: tuple[str, str]) -> list[Path]:
     """Write and print the comparison of two studies under ``results/reports/A-and-B``; the files are returned.
 
-    Raises ConfigError as ``contrast``, or when the folder cannot be written.
+    references: what the user calls them. Raises ConfigError as ``contrast``, or when the folder cannot be written.
     """
-    found = contrast(a, b, results)
+    found = contrast(a, b, results, references)
     return write_report(found.document, results, {"contrast": found.frame}, [])
 
 
-def contrast(a: Study, b: Study, results: Results) -> Contrast:
+def contrast(a: Study, b: Study, results: Results, references: tuple[str, str]) -> Contrast:
     """Compare two studies, of which each has finished trials in ``results``: else ConfigError."""
-    frames = [_loaded(study, results) for study in (a, b)]
+    called = [shlex.quote(reference) for reference in references]
+    frames = [_loaded(study, results, reference) for study, reference in zip((a, b), called, strict=True)]
     pairs = pair_cells(a, b)
     frame = contrast_frame(pairs, *frames)
     same = _same_cells(a, b)
@@ -91,7 +92,7 @@ def contrast(a: Study, b: Study, results: Results) -> Contrast:
         name=f"{a.name}-and-{b.name}",
         question=f"Which settings and which numbers of {a.name} (A) and {b.name} (B) differ?",
         answer=_answer(a, b, same, pairs, frame),
-        reproduce=f"python -m analysis compare {shlex.quote(a.name)} {shlex.quote(b.name)}",
+        reproduce=f"python -m analysis compare {' '.join(called)}",
         tables={"Settings that differ": settings_rows(a, b)} | _number_tables(frame),
         notes=_notes(pairs, frame),
         warnings=[f"{study.name}: {line}" for study, own in zip((a, b), frames, strict=True) for line in warnings(own)],
@@ -99,10 +100,10 @@ def contrast(a: Study, b: Study, results: Results) -> Contrast:
     return Contrast(frame, document)
 
 
-def _loaded(study: Study, results: Results) -> pd.DataFrame:
+def _loaded(study: Study, results: Results, reference: str) -> pd.DataFrame:
     frame = load(study, results)
     if not (frame["outcome"] == "finished").any():
-        raise ConfigError(f"{study.name}: no trial is finished in {results.root}: make sweep trains it")
+        raise ConfigError(f"{study.name}: no trial is finished in {results.root}: make sweep STUDY={reference}")
     return frame
 
 

@@ -372,7 +372,6 @@ def notes(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         f" they cover the choice of the seed, not that of the test images{_of_images(frame, table)}.",
         *_how_compared(frame, table),
         "Baselines are not tuned here: a difference says what the method adds to these settings, no more.",
-        *warnings(frame),
     ]
 
 
@@ -413,7 +412,7 @@ def _how_compared(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
     if bool(table["best"].any()):
         yield (
             f"Bold: the lowest mean {title} of a block, and what paired t-tests against it, Holm-corrected within the"
-            f" block at {SIGNIFICANCE:g}, cannot tell apart. With few seeds that is much, and no proof of equality."
+            f" block at {SIGNIFICANCE:g}, cannot tell apart. Few seeds tell little apart: that is no proof of equality."
         )
 
 

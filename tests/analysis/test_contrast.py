@@ -49,6 +49,7 @@ def numbers(trial: TrialConfig) -> Mapping[str, float]:
     return {"test/nll": value, "test/error": value / 10, "test/ece": value / 20 + 0.001 * trial.seed}
 
 
+NAMES = "base", "my decayed.py"
 METHODS = (Erm(), Amp(epsilon=0.1), Amp(epsilon=0.3))
 BASE, DECAYED, WIDER = study("base", METHODS), study("decayed", METHODS, decayed), study("wider", METHODS, wider)
 
@@ -137,7 +138,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("made")
 def test_it_is_said_what_differs_and_how_it_was_compared(tmp_path: Path) -> None:
-    found = contrast(BASE, DECAYED, Results(tmp_path)).document
+    found = contrast(BASE, DECAYED, Results(tmp_path), NAMES).document
     assert "The same trials in both: 0; corresponding ones: 3." in found.answer
     assert "higher in A: Erm, Amp epsilon=0.1, Amp epsilon=0.3" in found.answer
     assert found.tables["test NLL"][1][2:] == [
@@ -146,7 +147,7 @@ def test_it_is_said_what_differs_and_how_it_was_compared(tmp_path: Path) -> None
     ]
     assert any("All pairs differ in: weight_decay." in line for line in found.notes)
     assert any(line.startswith("paired: ") for line in found.notes)
-    welch = contrast(BASE, WIDER, Results(tmp_path)).document
+    welch = contrast(BASE, WIDER, Results(tmp_path), NAMES).document
     assert any(line.startswith("Welch: ") for line in welch.notes)
 
 
@@ -154,17 +155,19 @@ def test_it_is_said_what_differs_and_how_it_was_compared(tmp_path: Path) -> None
 def test_report_is_written_and_nothing_corresponding_is_no_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = contrast_report(BASE, DECAYED, Results(tmp_path))
-    assert (tmp_path / "reports" / "base-and-decayed" / "contrast.csv") in files
+    files = contrast_report(BASE, DECAYED, Results(tmp_path), NAMES)
+    folder = tmp_path / "reports" / "base-and-decayed"
+    assert folder / "contrast.csv" in files
     assert "+0.0485 [+0.0464, +0.0506]" in capsys.readouterr().out
-    contrast_report(BASE, BASE, Results(tmp_path))
+    assert "analysis compare base 'my decayed.py'" in (folder / "report.md").read_text()
+    contrast_report(BASE, BASE, Results(tmp_path), NAMES)
     assert "The same trials in both: 3; corresponding ones: 0." in capsys.readouterr().out
 
 
 def test_nothing_finished_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "load", lambda study, results: made_frame(study, lambda trial: "missing"))
-    with pytest.raises(ConfigError, match="base: no trial is finished in"):
-        contrast(BASE, DECAYED, Results(tmp_path))
+    with pytest.raises(ConfigError, match=r"base: no trial is finished in .*: make sweep STUDY=base$"):
+        contrast(BASE, DECAYED, Results(tmp_path), NAMES)
 
 
 def test_searches_are_compared_on_validation() -> None:

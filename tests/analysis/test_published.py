@@ -171,6 +171,8 @@ def test_what_repeats_nothing_gets_no_verdict() -> None:
 def test_protocol_is_that_of_all_cells() -> None:
     assert protocol_of(built_in()["table2"]) == "as_written"
     assert protocol_of(study("as_released")) == "as_released"
+    both = [*study("as_released").trials, *study("as_written").trials]
+    assert protocol_of(Study(name="x", question="?", trials=both)) is None
     other = [replace(trial, weight_decay=0.5) for trial in study("as_released").trials]
     assert protocol_of(Study(name="x", question="?", trials=[*study("as_released").trials, *other])) is None
 

@@ -17,7 +17,7 @@ from analysis.figures.base import STYLE, Drawn, Material, save_figures
 from analysis.figures.draw import draw_all
 from analysis.report import report
 from analysis.runs import load
-from analysis.tables import answer, cells_table, notes, text_rows
+from analysis.tables import answer, cells_table, text_rows, warnings
 from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.ledger import Ledger
@@ -98,13 +98,13 @@ def test_text_hides_nothing(frame: pd.DataFrame) -> None:
     assert rows[3][1] == "0.2 *"
     assert rows[4][-1] == "1/3, 1 diverged"
     assert rows[4][-2].endswith("[n = 1]")
-    assert "1 missing" in " ".join(notes(frame, table))
+    assert "1 missing" in " ".join(warnings(frame))
     assert "lower in 3 of 3 seeds" in answer(frame, table)
 
 
 def test_mixed_commits_are_named(frame: pd.DataFrame) -> None:
     mixed = frame.assign(commit=["aaa"] * 6 + ["bbb"] * 6)
-    lines = notes(mixed, cells_table(declared(), mixed))
+    lines = warnings(mixed)
     assert any("more than one commit: aaa (6 trials), bbb (6 trials)" in line for line in lines)
 
 

@@ -22,6 +22,7 @@ from analysis.tables import (
     selection_notes,
     selection_rows,
     text_rows,
+    warnings,
 )
 from search_spaces import recipes
 from search_spaces.catalog import built_in
@@ -140,7 +141,7 @@ def test_a_cell_with_a_seed_missing_is_shown_and_named_and_never_best() -> None:
     assert table.loc["Amp", "test/nll/n"] == 2
     assert not table["best"].any()
     assert text_rows(found, frame, table)[3][-1] == "2/4, 1 diverged"
-    lines = "\n".join(notes(frame, table))
+    lines = "\n".join(warnings(frame))
     assert "Amp: seed 2 missing, seed 3 diverged" in lines
     assert "Dropout: seed 1 failed" in lines
     assert answer(frame, table) == "no ranking by test NLL: that takes two cells with all their seeds."
@@ -208,7 +209,7 @@ def test_selection_shows_the_leak_and_says_what_the_oracle_is() -> None:
 
 def test_the_sampling_error_of_a_known_test_set_is_said() -> None:
     found = study([Erm(), Amp(epsilon=0.2)])
-    frame = frame_of(found, {"Erm": 0.3, 0.2: 0.2})
+    frame = frame_of(found, {"Erm": 4.0, 0.2: 3.0})
     error = float(cells_table(found, frame)["test/error/mean"].to_numpy().min())
     spread = 100 * math.sqrt(error * (1 - error) / 1197)
     assert f"{100 * error:.2f} ± {spread:.2f} % (Digits, 1,197 images)" in notes(frame, cells_table(found, frame))[0]
@@ -255,6 +256,10 @@ def test_means_over_blocks_are_bootstrapped_from_five_on() -> None:
         frame["test/nll"] += frame["model.width"] * (frame["method"] == "Amp") / 100
         lines = over_blocks(frame, cells_table(found, frame))
         assert len(lines) == expected
+    extra = [replace(trial, method=Rmp(epsilon=0.1)) for trial in trials[:2] if trial.method == Erm()]
+    with_one = Study(name="blocks", question="?", trials=[*trials, *extra])
+    frame = frame_of(with_one, {"Erm": 0.3, "Rmp": 0.3, 0.2: 0.2})
+    assert "Rmp" not in over_blocks(frame, cells_table(with_one, frame))[0]
     # Differences -0.1 + width / 100 + mean jitter, widths 2 to 6.
     assert "over 5 blocks" in lines[0]
     assert f"Amp {-0.06 + sum(JITTER[:3]) / 3:+.4f} [-0.0" in lines[0]
