@@ -54,7 +54,7 @@ def estimate(values: pd.Series[float]) -> Estimate:
     n = len(present)
     mean = float(present.mean()) if n else math.nan
     if not _varies(present):
-        return Estimate(n, mean, 0.0 if n > 1 else math.nan, math.nan, math.nan)
+        return Estimate(n, mean, 0.0 if n > 1 and math.isfinite(mean) else math.nan, math.nan, math.nan)
     low, high = stats.t.interval(CONFIDENCE, n - 1, loc=mean, scale=stats.sem(present))
     return Estimate(n, mean, float(present.std(ddof=1)), float(low), float(high))
 
@@ -64,8 +64,10 @@ def _present(values: pd.Series[float]) -> Values:
 
 
 def _varies(values: Values) -> bool:
-    """Whether there are two values or more that are not all the same but for rounding."""
-    return len(values) > 1 and float(np.ptp(values)) > ROUNDING * float(np.abs(values).max())
+    """Whether there are two values or more, all finite, that are not the same but for rounding."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return False
+    return float(np.ptp(values)) > ROUNDING * float(np.abs(values).max())
 
 
 def p_value(differences: pd.Series[float]) -> float:

@@ -18,13 +18,14 @@ from search_spaces.study import Cell, Study
 from trainer.config import Cifar10, Cifar100, Dataset, Flooding, LabelSmoothing, Svhn
 
 Verdict = Literal["agrees", "differs", "differs, but by less than the margin", "undecided", "not the same quantity"]
-VERDICTS: tuple[Verdict, ...] = (
-    "agrees",
-    "differs",
-    "differs, but by less than the margin",
-    "undecided",
-    "not the same quantity",
-)
+VERDICTS: Mapping[Verdict, str] = {
+    "agrees": "agree",
+    "differs": "differ",
+    "differs, but by less than the margin": "differ, but by less than the margin",
+    "undecided": "are undecided",
+    "not the same quantity": "are not the same quantity",
+}
+"""Each with what is said of several."""
 OTHER_CRITERION = (LabelSmoothing, Flooding)
 """Methods whose training criterion, which the paper prints, is not the NLL."""
 NO_INTERVAL = Interval(math.nan, math.nan, math.nan)
@@ -170,9 +171,9 @@ def published_finding(table: pd.DataFrame) -> str:
     if table.empty:
         return ""
     counts = table["verdict"].value_counts()
-    parts = [f"{name}: {counts[name]}" for name in VERDICTS if name in counts]
+    parts = [f"{counts[name]} {several}" for name, several in VERDICTS.items() if name in counts]
     sources = ", ".join(dict.fromkeys(table["source"]))
-    return f"Of {len(table)} numbers that {sources} prints - {'; '.join(parts)}."
+    return f"Of {len(table)} numbers printed in {sources}: {'; '.join(parts)}."
 
 
 def published_notes(table: pd.DataFrame) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -369,7 +369,7 @@ def notes(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     """What a reader must know to read the table right, a line each."""
     return [
         f"Means over seeds at the last epoch. Intervals are 95% Student-t over seeds, of differences over paired seeds;"
-        f" they cover the choice of the seed, not that of the test images{_of_images(frame, table)}.",
+        f" they cover the choice of the seed, not that of the images measured on{_of_images(frame, table)}.",
         *_how_compared(frame, table),
         "Baselines are not tuned here: a difference says what the method adds to these settings, no more.",
     ]
@@ -405,7 +405,7 @@ def _how_compared(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
     if tests:
         yield (
             f"p (Holm): two-sided paired t-tests against ERM in {title}, corrected for the number of them in a block of"
-            f" cells that share all but the method: {_listed(tests)}."
+            f" cells that share all but the method: {' or '.join(map(str, tests))}. The intervals are not corrected."
         )
     if has_metric(table, "difference/wilcoxon_p"):
         yield f"p (Wilcoxon): signed-rank test of the same pairs, not adjusted; from {FEWEST_FOR_WILCOXON} pairs on."
@@ -421,10 +421,6 @@ def _number_of_tests(table: pd.DataFrame) -> list[int]:
         return []
     counts = table.groupby("block", sort=False)["difference/p"].count()
     return sorted({int(count) for count in counts if count})
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    return " or ".join(map(str, numbers))
 
 
 def warnings(frame: pd.DataFrame) -> list[str]:

@@ -72,6 +72,7 @@ def test_cells_correspond_that_differ_the_least() -> None:
 def test_a_cell_with_two_nearest_ones_corresponds_to_none() -> None:
     other = study("other", (Erm(), Amp(epsilon=0.2)), decayed)
     assert [pair.first.label for pair in pair_cells(BASE, other)] == ["Erm"]
+    assert pair_cells(study("erm", (Erm(),)), study("amp", (Amp(epsilon=0.1),))) == []  # nor one of another method
 
 
 def test_cells_of_both_studies_are_the_same_trials_and_not_compared() -> None:

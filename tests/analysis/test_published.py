@@ -154,7 +154,7 @@ def test_table_for_people_says_the_margin_and_the_verdict() -> None:
     assert (row["ours ± sd"], row["published ± sd"]) == ("6.02 ± 0.032", "5.02 ± 0.212")
     assert row["ours - published [95% CI]"].startswith("+1.000 [+0.8")
     assert (row["margin"], row["verdict"], row["at last epoch"]) == ("0.3", "differs", "7.02 ± 0.032")
-    assert published_finding(released(0.01)) == "Of 8 numbers that Table 1 (b) prints - agrees: 4; differs: 4."
+    assert published_finding(released(0.01)) == "Of 8 numbers printed in Table 1 (b): 4 agree; 4 differ."
     assert "Cifar10 0.3 points of error, 0.01 nats" in " ".join(published_notes(released()))
 
 

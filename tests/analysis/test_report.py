@@ -97,7 +97,7 @@ def test_text_hides_nothing(frame: pd.DataFrame) -> None:
     assert rows[0][:2] == ["method", "method.epsilon"]
     assert rows[3][1] == "0.2 *"
     assert rows[4][-1] == "1/3, 1 diverged"
-    assert rows[4][-2].endswith("[n = 1]")
+    assert rows[4][-3].endswith("[n = 1]")
     assert "1 missing" in " ".join(warnings(frame))
     assert "lower in 3 of 3 seeds" in answer(frame, table)
 
