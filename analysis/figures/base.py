@@ -174,6 +174,13 @@ def gaps(frame: pd.DataFrame) -> str:
     return f" Not every seed has a number: {'; '.join(texts[:MOST_NAMED])}{more}." if texts else ""
 
 
+def short_name(name: str) -> str:
+    """The name of a cell in its block with the symbols of AMP's parameters: ``Amp ε=0.5 N=2``."""
+    for parameter in PARAMETERS:
+        name = name.replace(f"{parameter.name.removeprefix('method.')}=", f"{parameter.symbol}=")
+    return name
+
+
 def seed_counts(frame: pd.DataFrame) -> str:
     """``5``, or ``3 or 5``: how many seeds the cells were declared with."""
     return " or ".join(str(n) for n in sorted(set(frame.groupby("cell", observed=True)["seed"].nunique())))
@@ -194,14 +201,23 @@ def seeds(axes: Axes, x: pd.Series[float], y: pd.Series[float], colour: str, lab
 
 def fit_y(axes: Axes, values: pd.Series[float]) -> None:
     """Limits from the seeds' ``values``, so that a wide band hides none; log where they span much."""
+    _fit(axes, axes.yaxis, "y", values)
+
+
+def fit_x(axes: Axes, values: pd.Series[float]) -> None:
+    """As ``fit_y``."""
+    _fit(axes, axes.xaxis, "x", values)
+
+
+def _fit(axes: Axes, axis: Axis, name: str, values: pd.Series[float]) -> None:
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low > LOG_FROM_RATIO:
-        axes.set_yscale("log")
-        plain_log_ticks(axes.yaxis)
-        axes.set_ylim(low / 1.25, high * 1.25)
+        axes.set(**{f"{name}scale": "log"})
+        plain_log_ticks(axis)
+        axes.set(**{f"{name}lim": (low / 1.25, high * 1.25)})
     else:
         room = 0.08 * (high - low) or 1.0
-        axes.set_ylim(low - room, high + room)
+        axes.set(**{f"{name}lim": (low - room, high + room)})
 
 
 def plain_log_ticks(axis: Axis) -> None:

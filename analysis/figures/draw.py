@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from analysis.figures import cells, sensitivity
+from analysis.figures import cells, comparison, cost, heat_map, learning_curves, sensitivity
 from analysis.figures.base import Drawn, Material
 
-FIGURES: tuple[Callable[[Material], Iterator[Drawn]], ...] = (sensitivity.draw, cells.draw)
+FIGURES: tuple[Callable[[Material], Iterator[Drawn]], ...] = (
+    sensitivity.draw,
+    heat_map.draw,
+    cells.draw,
+    comparison.draw,
+    cost.draw,
+    learning_curves.draw,
+)
 """In the order of a report. Each draws what the study has the trials, or probes, for: nothing, one or several."""
 
 
