@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot, rc_context
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis.figures import sensitivity
-from analysis.figures.base import STYLE, Drawn, Material, save_figures
-from analysis.figures.draw import draw_all
+from analysis.figures.base import STYLE, Drawn, save_figures
 from analysis.report import report
 from analysis.runs import load
 from analysis.tables import answer, cells_table, text_rows, warnings
@@ -106,38 +103,6 @@ def test_mixed_commits_are_named(frame: pd.DataFrame) -> None:
     mixed = frame.assign(commit=["aaa"] * 6 + ["bbb"] * 6)
     lines = warnings(mixed)
     assert any("more than one commit: aaa (6 trials), bbb (6 trials)" in line for line in lines)
-
-
-def material(study: Study, frame: pd.DataFrame, tmp_path: Path) -> Material:
-    return Material(study=study, frame=frame, table=cells_table(study, frame), results=Results(tmp_path))
-
-
-def test_figure_shows_every_seed(frame: pd.DataFrame, tmp_path: Path) -> None:
-    (drawn,) = sensitivity.draw(material(declared(), frame, tmp_path))
-    figure = drawn.figure
-    assert drawn.stem.strip() == "epsilon"
-    panel = next(axes for axes in figure.axes if axes.get_title() == "test risk (NLL)")
-    assert panel.get_xscale() == "log"
-    assert "global L2 ball" in panel.get_xlabel()
-    heights = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=float) for line in panel.lines}
-    seeds = heights["AMP, a seed"][~np.isnan(heights["AMP, a seed"])]
-    assert len(seeds) == 7
-    assert len(heights["ERM, a seed (at the left)"]) == 3
-    assert heights["AMP, mean over seeds"] == pytest.approx([0.261, 0.211, 0.4])
-    low, high = panel.get_ylim()
-    assert low < seeds.min() <= seeds.max() < high
-    assert any(line.get_label() == "ε = 0.2, chosen on validation" for line in panel.lines)
-
-
-def test_a_study_without_radii_is_drawn_a_row_a_cell(frame: pd.DataFrame, tmp_path: Path) -> None:
-    methods = (Erm(), Amp(epsilon=0.2))
-    study = Study(name="two", question="?", trials=[recipes.digits_mlp(m, seed) for seed in range(3) for m in methods])
-    two = frame[frame["cell"].isin(["Erm", "Amp epsilon=0.2"])].copy()
-    two["cell"] = two["method"]
-    (picture,) = save_figures(draw_all(material(study, two.reset_index(drop=True), tmp_path)), tmp_path)
-    assert [picture.png.name, picture.svg.name] == ["cells.png", "cells.svg"]
-    assert min(picture.png.stat().st_size, picture.svg.stat().st_size) > 5_000
-    assert pyplot.get_fignums() == []
 
 
 def test_report_writes_its_files_and_is_the_same_again(results: Results, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import cells, comparison
-from analysis.figures.base import LOOKS
+from analysis.figures.base import LOOKS, save_figures
 from search_spaces import recipes
 from search_spaces.study import Study
 from tests.analysis.figures.materials import made_material
@@ -158,3 +160,11 @@ def test_one_method_or_no_erm_is_no_comparison() -> None:
     for methods in ((Erm(), Amp(epsilon=0.2)), (Dropout(rate=0.1), Amp(epsilon=0.2))):
         study = Study(name="two", question="?", trials=tuple(trials(methods)))
         assert not list(comparison.draw(made_material(study, numbers)))
+
+
+def test_files_are_written_and_no_figure_stays_open(tmp_path: Path) -> None:
+    (picture,) = save_figures(cells.draw(made_material(STUDY, numbers)), tmp_path)
+    assert [picture.png.name, picture.svg.name] == ["cells.png", "cells.svg"]
+    assert "Dropout" in picture.svg.read_text()  # text stays text
+    assert picture.png.stat().st_size > 5_000
+    assert pyplot.get_fignums() == []
