@@ -67,7 +67,7 @@ def test_missing_values_count_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [[], [1.0], [np.nan], [0.0] * 12, [0.1 + 0.2, 0.3] * 6, [0.7, np.nan], [np.inf, 1.0, 2.0]]
+    "values", [[], [1.0], [np.nan], [0.0] * 12, [0.1 + 0.2, 0.3] * 6, [0.7, np.nan], [np.inf, 1.0, 2.0], [np.inf] * 2]
 )
 def test_of_too_few_or_equal_values_there_is_no_interval_and_no_test(values: list[float]) -> None:
     series = pd.Series(values, dtype=float)

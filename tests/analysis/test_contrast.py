@@ -129,6 +129,10 @@ def test_settings_that_differ_are_listed_with_their_values() -> None:
         ["method.epsilon", "0.1, 0.3", "0.1"],
         ["method.inner_steps", "1", "2"],
     ]
+    images = study("images", METHODS, lambda trial: replace(recipes.mnist5k_mlp(trial.method, trial.seed), lr=0.1))
+    assert "dataset" in [row[0] for row in settings_rows(BASE, images)]
+    assert "dataset.digest" not in [row[0] for row in settings_rows(BASE, images)]
+    assert pair_cells(BASE, images)[0].settings(but=["epochs"]).startswith("model.hidden, model.norm, dataset, ")
     assert settings_rows(study("erm", (Erm(),)), BASE) == [["parameter", "erm", "base"], ["method", "Erm", "Erm, Amp"]]
 
 

@@ -28,7 +28,7 @@ from search_spaces import recipes
 from search_spaces.catalog import built_in
 from search_spaces.study import Study
 from tests.analysis.frames import made_frame
-from trainer.config import Amp, Dropout, Erm, Method, Mlp, Rmp, SmallCnn, TrialConfig, TwoSpirals
+from trainer.config import Amp, Augment, Dropout, Erm, Method, Mlp, Rmp, SmallCnn, TrialConfig, TwoSpirals
 
 NOISE = (0.000, 0.012, -0.006, 0.004, -0.010, 0.015, -0.002, 0.007, -0.013, 0.003)
 """Of a seed, in every cell alike."""
@@ -242,6 +242,23 @@ def test_blocks_have_short_titles_and_names() -> None:
     assert list(fig8.names.values())[:2] == ["Erm", "Amp epsilon=0.02"]
     names = blocks_of(built_in()["table1"])[0].names
     assert names["Amp model=PreActResNet18 dataset=Svhn"] == "Amp"
+
+
+def test_blocks_that_share_a_short_title_have_a_long_one() -> None:
+    trials = [
+        replace(trial, augment=Augment(flip="none", crop_padding=padding))
+        for padding in (1, 2)
+        for trial in study([Erm(), Amp(epsilon=0.2)]).trials
+    ]
+    found = blocks_of(Study(name="padded", question="?", trials=trials))
+    assert [block.title for block in found] == ["Digits augment.crop_padding=1", "Digits augment.crop_padding=2"]
+
+
+def test_a_parameter_that_is_a_list_is_its_text() -> None:
+    trials = [replace(trial, lr_milestones=steps) for steps in ((20,), (10, 30)) for trial in study([Erm()]).trials]
+    found = Study(name="steps", question="?", trials=trials)
+    table = cells_table(found, frame_of(found, {"Erm": 0.3}))
+    assert table["lr_milestones"].tolist() == ["[20]", "[10, 30]"]
 
 
 def test_means_over_blocks_are_bootstrapped_from_five_on() -> None:
