@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console, ConsoleRenderable
@@ -23,13 +23,22 @@ FIGURES = "figures"
 """The folder of a report's pictures, beside its files."""
 
 
+class Section(NamedTuple):
+    """A table further down, with what a reader must know of it."""
+
+    title: str
+    rows: Rows
+    notes: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """A report, but for its pictures.
 
     answer: a sentence, or several, a line each. reproduce: the command that makes it all again. tables: by their
     titles, of which one may be empty. findings: what follows from them, a sentence each. warnings: what a reader must
-    not miss. details: tables to look things up in, by their titles; a page has them folded, a terminal not at all.
+    not miss. sections: further tables, which a terminal does not show. details: tables to look things up in, by their
+    titles, which only a page shows, folded.
     """
 
     name: str
@@ -40,6 +49,7 @@ class Document:
     notes: Sequence[str]
     findings: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    sections: Sequence[Section] = ()
     details: Mapping[str, Rows] = field(default_factory=dict)
 
     def write(self, folder: Path, pictures: Sequence[Picture]) -> list[Path]:
@@ -60,6 +70,7 @@ class Document:
             warnings=self.warnings,
             tables=_html(self.tables),
             notes=self.notes,
+            sections=[(title, html_table(rows), notes) for title, rows, notes in self.sections],
             details=_html(self.details),
             reproduce=self.reproduce,
             pictures=pictures,
@@ -71,11 +82,11 @@ class Document:
         parts += [*(f"**{line}**" for line in self.answer.splitlines()), *self.findings]
         for title, rows in self.tables.items():
             parts += [f"## {title}"] * bool(title) + [markdown_table(rows)]
-        parts += ["\n".join(f"- {line}" for line in self.notes)]
+        parts += [_list(self.notes)]
+        for title, rows, notes in self.sections:
+            parts += [f"## {title}", markdown_table(rows), _list(notes)]
         for picture in pictures:
             parts += [f"![{picture.png.stem}]({FIGURES}/{picture.png.name})", picture.caption]
-        for title, rows in self.details.items():
-            parts += [f"## {title}", markdown_table(rows)]
         parts += [f"To make it again: `{self.reproduce}`"]
         return "\n\n".join(parts) + "\n"
 
@@ -105,14 +116,15 @@ class Document:
 def write_report(
     document: Document,
     results: Results,
-    frames: Mapping[str, pd.DataFrame],
+    frames: dict[str, pd.DataFrame],
     figures: Iterable[Drawn],
     texts: Mapping[str, str] | None = None,
+    large: dict[str, pd.DataFrame] | None = None,
 ) -> list[Path]:
     """Write all files of a report into its folder, print it; the files are returned.
 
-    frames: by name; each as CSV and as Parquet. texts: other files, by name. What an earlier report has drawn and this
-    one has not goes. Raises ConfigError when the folder cannot be written.
+    frames: by name; each as CSV and as Parquet. large: as Parquet alone. texts: other files, by name. What an earlier
+    report has drawn and this one has not goes. Raises ConfigError when the folder cannot be written.
     """
     with report_folder(results, document.name) as folder:
         pictures = save_figures(figures, folder / FIGURES)
@@ -121,8 +133,10 @@ def write_report(
             stale.unlink()
         files = [*document.write(folder, pictures), *images]
         for name, frame in frames.items():
-            files += [folder / f"{name}.csv", folder / f"{name}.parquet"]
-            frame.to_csv(files[-2], index=False)
+            files.append(folder / f"{name}.csv")
+            frame.to_csv(files[-1], index=False)
+        for name, frame in (frames | (large or {})).items():
+            files.append(folder / f"{name}.parquet")
             frame.to_parquet(files[-1], index=False)
         for name, text in (texts or {}).items():
             files.append(folder / name)
@@ -130,6 +144,10 @@ def write_report(
     document.show()
     print(f"{short_path(files[0])}\n{short_path(folder)}: its tables and frames, and {len(pictures)} figures")
     return files
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _html(tables: Mapping[str, Rows]) -> dict[str, str]:

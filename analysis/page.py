@@ -24,14 +24,16 @@ def study_page(
     warnings: Sequence[str],
     tables: Mapping[str, str],
     notes: Sequence[str],
+    sections: Sequence[tuple[str, str, Sequence[str]]],
     details: Mapping[str, str],
     reproduce: str,
     pictures: Sequence[Picture],
 ) -> str:
-    """The page of a report. tables, details: HTML, by their titles; all other texts are escaped here."""
+    """The page of a report. Tables are HTML, those of sections between title and notes; other texts are escaped."""
     shown = [(picture, data_uri(picture.png)) for picture in pictures]
     about = {"name": name, "question": question, "answer": answer, "findings": findings, "warnings": warnings}
-    return _page("report.html", **about, tables=tables, notes=notes, details=details, reproduce=reproduce, shown=shown)
+    parts = {"tables": tables, "notes": notes, "sections": sections, "details": details, "shown": shown}
+    return _page("report.html", **about, **parts, reproduce=reproduce)
 
 
 class Entry(NamedTuple):

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.conduct import FINISHED, failure_rows, protocol_rows
-from analysis.document import Document, write_report
+from analysis.document import Document, Section, write_report
 from analysis.figures.base import Material
 from analysis.figures.draw import draw_all
+from analysis.pivot import Pivot, pivots
+from analysis.published import published_finding, published_notes, published_rows, published_table
+from analysis.render import markdown_table
 from analysis.runs import load
-from analysis.tables import answer, cells_table, notes, text_rows
+from analysis.tables import (
+    answer,
+    cells_table,
+    notes,
+    over_blocks,
+    provenance_rows,
+    selection_notes,
+    selection_rows,
+    text_rows,
+    warnings,
+)
 from search_spaces.study import Study
 from trainer.declaration import ConfigError
 from trainer.machine import Results
@@ -30,12 +44,21 @@ def report(study: Study, results: Results, reference: str) -> list[Path]:
         again = f"make sweep STUDY={shlex.quote(reference)}"
         raise ConfigError(f"{study.name}: no trial is finished in {results.root}: {again}")
     material = Material(study=study, frame=frame, table=cells_table(study, frame), results=results)
-    document = study_document(material, reference)
-    frames = {"cells": material.table, "trials": frame}
-    return write_report(document, results, frames, draw_all(material))
+    published, layouts = published_table(study, frame), pivots(study, frame, material.table)
+    document = study_document(material, published, layouts, reference)
+    frames = {"cells": material.table, "trials": frame} | ({} if published.empty else {"published": published})
+    texts = {name: text for layout in layouts for name, text in _files(layout, study.name).items()}
+    return write_report(document, results, frames, draw_all(material), texts, {"history": material.history})
 
 
-def study_document(material: Material, reference: str) -> Document:
+def _files(layout: Pivot, study: str) -> dict[str, str]:
+    """By name: for a paper, for Markdown and for a spreadsheet."""
+    as_csv = pd.DataFrame(layout.flat[1:], columns=layout.flat[0]).to_csv(index=False)
+    texts = {"tex": layout.latex(study), "md": markdown_table(layout.flat) + "\n", "csv": as_csv}
+    return {f"{layout.stem}.{ending}": text for ending, text in texts.items()}
+
+
+def study_document(material: Material, published: pd.DataFrame, layouts: Sequence[Pivot], reference: str) -> Document:
     """What the report says."""
     study, frame, table = material.study, material.frame, material.table
     failures = failure_rows(frame)
@@ -45,9 +68,24 @@ def study_document(material: Material, reference: str) -> Document:
         answer=answer(frame, table),
         reproduce=reproduce(frame, reference),
         tables={"": text_rows(study, frame, table)} | ({"Not finished": failures} if failures else {}),
-        notes=notes(frame, table),
-        details={"Protocol: what all trials share": protocol_rows(study)},
+        findings=[line for line in (published_finding(published), *over_blocks(frame, table)) if line],
+        warnings=warnings(frame),
+        notes=[*notes(frame, table), *([] if len(published) else published_notes(published))],
+        sections=list(_sections(table, published, layouts)),
+        details={
+            "Protocol: what all trials share": protocol_rows(study),
+            "Provenance: from a cell to its runs, commits and data": provenance_rows(frame),
+        },
     )
+
+
+def _sections(table: pd.DataFrame, published: pd.DataFrame, layouts: Sequence[Pivot]) -> Iterator[Section]:
+    if len(published):
+        yield Section("Against the paper", published_rows(published), published_notes(published))
+    for layout in layouts:
+        yield Section(f"In the paper's layout {layout.title}".strip(), layout.flat, [layout.caption])
+    if selection := selection_rows(table):
+        yield Section("Which epoch: last, best on test, best on validation", selection, selection_notes(table))
 
 
 def reproduce(frame: pd.DataFrame, reference: str) -> str:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.probes import load_probes
+from analysis.runs import load_history
 from search_spaces.study import Study
 from trainer.machine import Results
 
@@ -92,8 +93,6 @@ class Material:
     @cached_property
     def history(self) -> pd.DataFrame:
         """``analysis.runs.load_history``."""
-        from analysis.runs import load_history
-
         return load_history(self.study, self.results)
 
     @cached_property
@@ -146,6 +145,7 @@ def save_figures(figures: Iterable[Drawn], folder: Path) -> list[Picture]:
 def _saved(drawn: Drawn, folder: Path) -> Picture:
     png, svg = (folder / f"{slug(drawn.stem)}.{ending}" for ending in ("png", "svg"))
     drawn.figure.savefig(png)
+    drawn.figure.set_layout_engine("none")  # it stays as it was laid out: doing that twice doubles the time
     drawn.figure.savefig(svg, metadata={"Date": None})
     return Picture(png, svg, drawn.caption)
 
