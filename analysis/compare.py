@@ -95,8 +95,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     tests = ~np.isnan(adjusted)
     if tests.any():
         gc.freeze()  # multipletests collects garbage each time: a tenth of a second in a process that has drawn figures
-        adjusted[tests] = multipletests(adjusted[tests], method="holm")[1]
-        gc.unfreeze()
+        try:
+            adjusted[tests] = multipletests(adjusted[tests], method="holm")[1]
+        finally:
+            gc.unfreeze()
     return [float(p) for p in adjusted]
 
 

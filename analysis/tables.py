@@ -345,8 +345,8 @@ def selection_notes(table: pd.DataFrame) -> list[str]:
     if not has_metric(table, "leak/test/error/mean"):
         return []
     lines = [
-        "oracle: each seed's epoch of lowest test error, as the authors' released code reports; it chooses on the test"
-        " set, so its numbers are too good by the leak, oracle minus last epoch, and nothing is concluded from them.",
+        "oracle: each seed's epoch of lowest test error, as the authors' released code reports. It is chosen on the"
+        " test set, so its error is too good and nothing is concluded from it. leak: oracle minus last epoch.",
     ]
     if has_metric(table, "best_val/test/nll/mean"):
         lines.append("best on val: each seed's epoch of lowest validation NLL, which is chosen without the test set.")
@@ -400,7 +400,7 @@ def _test_size(dataset: str, cells: pd.DataFrame) -> int | None:
 def _how_compared(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
     title = headline(frame).title
     if bool(table["chosen_on_validation"].any()):
-        yield "* lowest mean validation NLL among the settings of its method: chosen without the test set."
+        yield "*: the lowest mean validation NLL among the settings of its method: chosen without the test set."
     tests = _number_of_tests(table)
     if tests:
         yield (

@@ -201,7 +201,7 @@ def test_selection_shows_the_leak_and_says_what_the_oracle_is() -> None:
     assert rows[0][1:5] == ["test error %", "oracle", "leak [95% CI]", "best on val"]
     assert rows[1][1:5] == ["3.02", "2.82", "-0.20 [-0.45, +0.05]", "3.22"]
     assert rows[1][5:9] == ["0.3020", "0.3220", "+0.0200 [equal]", "0.2920"]
-    assert "too good by the leak" in selection_notes(table)[0]
+    assert "chosen on the test set" in selection_notes(table)[0]
     plain = frame[[name for name in frame if not str(name).startswith(("oracle", "best_val"))]]
     assert selection_rows(cells_table(found, plain)) == []
     assert selection_notes(cells_table(found, plain)) == []
