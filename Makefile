@@ -16,7 +16,7 @@ FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui fetch digest test test-faults test-search-faults lint format types golden bench-trainer bench-engine clean
+.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui fetch digest test test-browser test-faults test-search-faults lint format types golden bench-trainer bench-engine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -104,8 +104,11 @@ digest: .venv/installed ## read your own images in FOLDER and print the line tha
 ui: .venv/installed ## browse all results in MLflow on 127.0.0.1, port PORT
 	@$(RUN) -m sweeps ui --port $(PORT)
 
-test: .venv/installed-test ## pass the tests, but for those of make test-faults and test-search-faults
-	@$(RUN) -m pytest -m 'not faults'
+test: .venv/installed-test ## pass the tests, but for those of the three targets that follow
+	@$(RUN) -m pytest -m 'not faults and not browser'
+
+test-browser: .venv/installed-browser ## look at MLflow's pages and a report's in headless Chromium, which CHROMIUM may name
+	@$(RUN) -m pytest -m browser tests/browser
 
 test-faults: .venv/installed-test ## kill drivers, workers, nodes and servers, fill the disk: the numbers must stay the same
 	@$(RUN) -m pytest -m faults tests/faults --ignore tests/faults/test_search.py
@@ -124,8 +127,9 @@ format: .venv/installed-test ## mend style and formatting
 types: .venv/installed-test ## check types
 	@$(RUN) -m mypy
 
-golden: .venv/installed ## write the studies' golden files anew, for a diff to show what changed
+golden: .venv/installed-test ## write the golden files of studies and report anew, for a diff to show what changed
 	@$(RUN) -m search_spaces.golden tests/golden
+	@$(RUN) -m tests.golden_report
 
 bench-trainer: .venv/installed ## print what loading, an AMP step and a whole trial cost, as ratios, in three minutes
 	@$(RUN) -m benchmarks.trainer
@@ -155,6 +159,10 @@ clean: ## remove .venv and caches; results stay
 
 .venv/installed-test: .venv/installed
 	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@
+
+.venv/installed-browser: .venv/installed-test
+	@$(PIP) --no-build-isolation --editable '.[browser]'
 	@touch $@
 
 .venv/installed-dashboard: .venv/installed
