@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +49,7 @@ LOOKS = {
     "MixUp": Look("#CC79A7", ">", ":", ".."),
     "AdversarialTraining": Look("#D55E00", "P", "-.", "++"),
     "Rmp": Look("#8C6D31", "X", ":", "oo"),
-    "Amp": Look("#1f5fa8", "o", "-", ""),
+    "Amp": Look("#1f5fa8", "o", "-", "||"),
     "Sam": Look("#7A4FA3", "D", "-.", "--"),
 }
 
@@ -213,15 +213,15 @@ def _fit(axes: Axes, axis: Axis, name: str, values: pd.Series[float]) -> None:
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low > LOG_FROM_RATIO:
         axes.set(**{f"{name}scale": "log"})
-        plain_log_ticks(axis)
+        plain_log_ticks(axis, (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 10 else (1.0, 2.0, 5.0))
         axes.set(**{f"{name}lim": (low / 1.25, high * 1.25)})
     else:
         room = 0.08 * (high - low) or 1.0
         axes.set(**{f"{name}lim": (low - room, high + room)})
 
 
-def plain_log_ticks(axis: Axis) -> None:
-    """0.02, 0.05, 0.1: readable without powers of ten."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+def plain_log_ticks(axis: Axis, digits: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """0.02, 0.05, 0.1: readable without powers of ten. digits: of the labels, in each decade."""
+    axis.set_major_locator(LogLocator(subs=digits, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

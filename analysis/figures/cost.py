@@ -129,7 +129,7 @@ def _row(axes: Axes, place: int, one: Ratio) -> None:
             place + 0.45,
             color="black",
             linewidth=2,
-            zorder=1,
+            zorder=1.9,  # above the grid, below the points
             label="N + 1: the number of gradients",
         )
 

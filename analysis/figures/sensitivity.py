@@ -42,6 +42,8 @@ PANELS = (
 )
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))
 CHOSEN = "chosen on validation"
+FEWEST_BESIDE_MAP = 4
+"""Values of a parameter that make a curve where another one varies too."""
 SHARPNESS = "probe/sharpness/"
 CLIPPED, LENGTH = "amp/clip_fraction", "amp/delta_norm / method.epsilon"
 MARKERS, LINES = ("o", "^", "v", "D"), ("-", "-.", ":", "--")
@@ -102,7 +104,8 @@ def draw(material: Material) -> Iterator[Drawn]:
 def curves(material: Material) -> Iterator[Curve]:
     """Of each block, over each parameter that has several values while the others stay.
 
-    Where two parameters vary there is a map of them (``heat_map``), and two values make no curve beside it.
+    Where two parameters vary there is a map of them (``heat_map``): curves of three points or fewer would say less, and
+    be many.
     """
     blocks, names = blocks_of(material.study), varying(material.study)
     frame = _with_measured(material)
@@ -114,7 +117,7 @@ def curves(material: Material) -> Iterator[Curve]:
         for parameter in axes:
             others = [name for name in several if name != parameter.name]
             for settings, part in _parts(amp, others):
-                if part[parameter.name].nunique() > (1 if len(axes) == 1 else 2):
+                if part[parameter.name].nunique() >= (2 if len(axes) == 1 else FEWEST_BESIDE_MAP):
                     yield Curve(parameter, block.title, settings, len(blocks) == 1, part, erm)
 
 

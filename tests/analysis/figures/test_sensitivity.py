@@ -140,8 +140,8 @@ def test_every_block_has_a_figure_with_its_own_erm() -> None:
     assert [len(points(panel(one.figure, "test risk (NLL)"), "AMP, a seed")) for one in drawn] == [9, 9]
 
 
-def test_two_parameters_have_curves_only_over_three_values_or_more() -> None:
-    grid = [Amp(epsilon=epsilon, inner_lr=zeta) for epsilon in NLL for zeta in (1.0, 2.0)]
+def test_beside_a_map_there_are_only_curves_of_four_values_or_more() -> None:
+    grid = [Amp(epsilon=epsilon, inner_lr=zeta) for epsilon in (*NLL, 0.8) for zeta in (1.0, 2.0)]
     drawn = list(sensitivity.draw(made_material(study_of([Erm(), *grid]), numbers)))
     assert [one.stem for one in drawn] == ["epsilon method.inner_lr=1", "epsilon method.inner_lr=2"]
 
