@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from analysis.figures import cells, comparison, cost, heat_map, learning_curves, sensitivity
+from analysis.figures import (
+    boundaries,
+    calibration,
+    cells,
+    comparison,
+    cost,
+    directions,
+    heat_map,
+    learning_curves,
+    reliability,
+    sensitivity,
+)
 from analysis.figures.base import Drawn, Material
 
 FIGURES: tuple[Callable[[Material], Iterator[Drawn]], ...] = (
@@ -12,6 +23,10 @@ FIGURES: tuple[Callable[[Material], Iterator[Drawn]], ...] = (
     heat_map.draw,
     cells.draw,
     comparison.draw,
+    calibration.draw,
+    reliability.draw,
+    directions.draw,
+    boundaries.draw,
     cost.draw,
     learning_curves.draw,
 )
