@@ -57,12 +57,13 @@ Texts = Mapping[Place, Mapping[Quantity, str]]
 
 
 def pivots(study: Study, frame: pd.DataFrame, table: pd.DataFrame) -> list[Pivot]:
-    """None of a study with a single method, or of one that has read no test set.
+    """None of a study of one method against ERM in one block, whose table says it all, or that has read no test set.
 
     Where augmentations vary, a table a quantity, as Table 2; else a table a data set, as the parts of Table 1, or one
     for all where each has a single network. frame, table: ``runs.load`` and ``tables.cells_table`` of it.
     """
-    if table["method"].nunique() < 2 or not has_metric(frame, ERRORS.written):
+    methods, blocks = table["method"].nunique(), table["block"].nunique()
+    if methods < 2 or methods * blocks == 2 or not has_metric(frame, ERRORS.written):
         return []
     metrics, places, caption = _metrics(study, frame), _places(study), _caption(study, frame, table)
     best = {quantity: set(best_cells(study, frame, metric)) for quantity, metric in metrics.items()}

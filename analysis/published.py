@@ -179,7 +179,7 @@ def published_finding(table: pd.DataFrame) -> str:
 def published_notes(table: pd.DataFrame) -> list[str]:
     """How to read ``published_rows``, and what is compared with what."""
     if table.empty:
-        return ["None of its cells repeats one of the paper's tables: its settings are others, and no verdict is due."]
+        return ["No cell repeats one of the paper's tables: data, network or settings differ, so no verdict is due."]
     tested = int(table["difference/low"].notna().sum())
     lines = [
         "Verdicts, from Welch's 95% interval of ours minus the published mean (its deviation and ten seeds): differs"

@@ -13,6 +13,7 @@ from analysis.conduct import FINISHED, failure_rows, protocol_rows
 from analysis.document import Document, Section, write_report
 from analysis.figures.base import Material
 from analysis.figures.draw import draw_all
+from analysis.measured import PROBE_NOTES, answers, probe_rows
 from analysis.pivot import Pivot, pivots
 from analysis.published import published_finding, published_notes, published_rows, published_table
 from analysis.render import markdown_table
@@ -61,17 +62,22 @@ def _files(layout: Pivot, study: str) -> dict[str, str]:
 def study_document(material: Material, published: pd.DataFrame, layouts: Sequence[Pivot], reference: str) -> Document:
     """What the report says."""
     study, frame, table = material.study, material.frame, material.table
-    failures = failure_rows(frame)
+    failures, ranking = failure_rows(frame), answer(frame, table)
+    asked = answers(material)
     return Document(
         name=study.name,
         question=study.question,
-        answer=answer(frame, table),
+        answer="\n".join(asked) or ranking,
         reproduce=reproduce(frame, reference),
         tables={"": text_rows(study, frame, table)} | ({"Not finished": failures} if failures else {}),
-        findings=[line for line in (published_finding(published), *over_blocks(frame, table)) if line],
+        findings=[
+            *(ranking.splitlines() if asked else []),
+            *filter(None, [published_finding(published)]),
+            *over_blocks(frame, table),
+        ],
         warnings=warnings(frame),
         notes=[*notes(frame, table), *([] if len(published) else published_notes(published))],
-        sections=list(_sections(table, published, layouts)),
+        sections=list(_sections(material, published, layouts)),
         details={
             "Protocol: what all trials share": protocol_rows(study),
             "Provenance: from a cell to its runs, commits and data": provenance_rows(frame),
@@ -79,13 +85,15 @@ def study_document(material: Material, published: pd.DataFrame, layouts: Sequenc
     )
 
 
-def _sections(table: pd.DataFrame, published: pd.DataFrame, layouts: Sequence[Pivot]) -> Iterator[Section]:
+def _sections(material: Material, published: pd.DataFrame, layouts: Sequence[Pivot]) -> Iterator[Section]:
+    if measured := probe_rows(material):
+        yield Section("What probes measured", measured, PROBE_NOTES)
     if len(published):
         yield Section("Against the paper", published_rows(published), published_notes(published))
     for layout in layouts:
         yield Section(f"In the paper's layout {layout.title}".strip(), layout.flat, [layout.caption])
-    if selection := selection_rows(table):
-        yield Section("Which epoch: last, best on test, best on validation", selection, selection_notes(table))
+    if selection := selection_rows(material.table):
+        yield Section("Last epoch, best on test, best on validation", selection, selection_notes(material.table))
 
 
 def reproduce(frame: pd.DataFrame, reference: str) -> str:

@@ -470,7 +470,7 @@ def answer(frame: pd.DataFrame, table: pd.DataFrame) -> str:
         start = f"{title}: " if several else ""
         chosen = own[own["chosen_on_validation"]]
         found = [_chosen(row, own, main) for _, row in chosen.iterrows()] or [_lowest(own, main)]
-        lines += [start + line for line in found]
+        lines += [start + line if start else line[0].upper() + line[1:] for line in found]
     return "\n".join(lines)
 
 

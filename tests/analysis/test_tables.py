@@ -125,7 +125,7 @@ def test_bold_is_the_best_and_what_is_not_told_apart_from_it() -> None:
     place = rows[0].index("test NLL [95% CI]")
     assert [isinstance(row[place], Strong) for row in rows[1:]] == [False, True, True]
     said = answer(frame, table)
-    assert "of 3 cells Amp has the lowest mean test NLL" in said
+    assert "Of 3 cells Amp has the lowest mean test NLL" in said
     assert "picked by this very mean" in said
     assert said.endswith("Not told apart from it: Dropout.")
     assert any(line.startswith("Bold: ") for line in notes(frame, table))
@@ -144,7 +144,7 @@ def test_a_cell_with_a_seed_missing_is_shown_and_named_and_never_best() -> None:
     lines = "\n".join(warnings(frame))
     assert "Amp: seed 2 missing, seed 3 diverged" in lines
     assert "Dropout: seed 1 failed" in lines
-    assert answer(frame, table) == "no ranking by test NLL: that takes two cells with all their seeds."
+    assert answer(frame, table) == "No ranking by test NLL: that takes two cells with all their seeds."
 
 
 def test_wilcoxon_stands_beside_from_ten_seeds_on() -> None:
