@@ -5,9 +5,18 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.render import Rows
+from analysis.tables import provenance_rows
 from search_spaces.study import Study
 
 FINISHED = "finished"
+
+
+def details(study: Study, frame: pd.DataFrame) -> dict[str, Rows]:
+    """Tables to look things up in, by their titles. frame: of ``runs.load``."""
+    return {
+        "Protocol: what all trials share": protocol_rows(study),
+        "Provenance: from a cell to its runs, commits and data": provenance_rows(frame),
+    }
 
 
 def protocol_rows(study: Study) -> Rows:

@@ -129,7 +129,7 @@ def write_report(
     with report_folder(results, document.name) as folder:
         pictures = save_figures(figures, folder / FIGURES)
         images = [file for picture in pictures for file in (picture.png, picture.svg)]
-        for stale in set((folder / FIGURES).iterdir()) - set(images):
+        for stale in {*folder.rglob("*.png"), *folder.rglob("*.svg")} - set(images):
             stale.unlink()
         files = [*document.write(folder, pictures), *images]
         for name, frame in frames.items():

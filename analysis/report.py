@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.conduct import FINISHED, failure_rows, protocol_rows
+from analysis.conduct import FINISHED, details, failure_rows
 from analysis.document import Document, Section, write_report
 from analysis.figures.base import Material
 from analysis.figures.draw import draw_all
@@ -23,7 +23,6 @@ from analysis.tables import (
     cells_table,
     notes,
     over_blocks,
-    provenance_rows,
     selection_notes,
     selection_rows,
     text_rows,
@@ -78,10 +77,7 @@ def study_document(material: Material, published: pd.DataFrame, layouts: Sequenc
         warnings=warnings(frame),
         notes=[*notes(frame, table), *([] if len(published) else published_notes(published))],
         sections=list(_sections(material, published, layouts)),
-        details={
-            "Protocol: what all trials share": protocol_rows(study),
-            "Provenance: from a cell to its runs, commits and data": provenance_rows(frame),
-        },
+        details=details(study, frame),
     )
 
 

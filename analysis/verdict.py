@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.compare import BASELINE, estimate, holm, p_value, ratio_interval
+from analysis.conduct import details
 from analysis.document import Document, write_report
 from analysis.figures.base import AMP_COLOUR, CELL_PANELS, ERM_COLOUR, FULL_WIDTH, Drawn
 from analysis.render import Rows
@@ -130,6 +131,7 @@ def verdict(tuning: Tuning, results: Results, reference: str) -> list[Path]:
         tables={block.title: _text_rows(block, table) for block in judged},
         notes=_notes(tuning, frame),
         warnings=warnings,
+        details=details(study, frame),
     )
     frames = {"verdict": table, "cells": cells_table(study, frame), "trials": frame}
     return write_report(document, results, frames, draw_verdict(judged))

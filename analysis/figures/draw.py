@@ -19,18 +19,19 @@ from analysis.figures import (
 from analysis.figures.base import Drawn, Material
 
 FIGURES: tuple[Callable[[Material], Iterator[Drawn]], ...] = (
+    boundaries.draw,
+    directions.draw,
+    cost.draw,
     sensitivity.draw,
     heat_map.draw,
-    cells.draw,
     comparison.draw,
+    cells.draw,
     calibration.draw,
     reliability.draw,
-    directions.draw,
-    boundaries.draw,
-    cost.draw,
     learning_curves.draw,
 )
-"""In the order of a report. Each draws what the study has the trials, or probes, for: nothing, one or several."""
+"""In the order of a report, what only few studies ask about first. Each draws what the study has the trials, or probes,
+for: nothing, one or several."""
 
 
 def draw_all(material: Material) -> Iterator[Drawn]:
