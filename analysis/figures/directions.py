@@ -101,8 +101,8 @@ def _caption(block: Probed[LossAlongDirections], cells: Sequence[Measured]) -> s
         " of which has the norm of the model's own, so that nets of other scales compare; directions are the same for"
         " all. Thin lines are single seeds and directions; thick ones are means over seeds, directions averaged within"
         " a seed first, for directions are no trainings of their own, and bands are their 95% Student-t intervals at"
-        f" each α by itself ({counts} seeds). {_images(probe)}{_differences(block, cells)}{block.gaps()} Random"
-        " directions say little of the steepest one. Figure 2 of the paper, there with PreActResNet18 on CIFAR-10."
+        f" each α by itself ({counts} seeds). {_images(probe)}{_differences(block, cells)}{_overflown(block)}"
+        f"{block.gaps()} Random directions say little of the steepest one. Figure 2 of the paper, there with PreActResNet18 on CIFAR-10."
     )
 
 
@@ -130,3 +130,11 @@ def _differences(block: Probed[LossAlongDirections], cells: Sequence[Measured]) 
         f" Mean rise from α = 0 to α = ±{block.probe.extent:g} less that of ERM, paired by seed, with 95% interval:"
         f" {'. '.join(of_part)}."
     )
+
+
+def _overflown(block: Probed[LossAlongDirections]) -> str:
+    parts = _parts(block)
+    whole = all(
+        np.isfinite(a[f"{part}/loss"]).all() for cell in block.cells for a in cell.arrays.values() for part in parts
+    )
+    return "" if whole else " Seeds are left out where a loss overflowed, so that means there are too low."

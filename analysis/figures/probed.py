@@ -103,8 +103,8 @@ def in_pages(cells: Sequence[Measured], most: int) -> Iterator[tuple[int, Sequen
 
 
 def mean_text(found: Estimate) -> str:
-    """``0.123 [0.100, 0.146]``: a mean and its interval, where it has one."""
-    return f"{found.mean:#.3g}{_interval_text(found, '')}"
+    """``0.123 [0.100, 0.146]``: a mean and its interval, where it has one; ``none`` of no values."""
+    return f"{found.mean:#.3g}{_interval_text(found, '')}" if found.n else "none"
 
 
 def paired_text(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:

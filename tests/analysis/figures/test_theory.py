@@ -72,7 +72,7 @@ def test_figure_1_has_its_global_minima_at_different_places(drawn: list[Drawn]) 
     risk, amp = curves["empirical risk"], curves["AMP loss"]
     assert (amp[:, 1] >= risk[:, 1]).all()
     marked = {
-        str(line.get_label()): np.asarray(line.get_xydata())[0] for line in axes.lines if line.get_marker() in "so"
+        str(line.get_label()): np.asarray(line.get_xydata())[0] for line in axes.lines if str(line.get_marker()) in "so"
     }
     (sharp, lowest), (flat, raised) = marked["its global minimum, -0.01"], marked["its global minimum, 0.22"]
     assert (sharp, flat) == pytest.approx((theory.SHARP[0], theory.FLAT[0]), abs=0.02)
@@ -98,8 +98,8 @@ def test_figure_4_has_the_edges_and_the_cross_in_the_largest_region_alone(drawn:
     assert r == pytest.approx(1 / (1 + np.log(beta)), rel=0.02)
     assert min(beta) == pytest.approx(math.exp(-1), abs=1e-3)
     assert (beta[-1], r[-1]) == (1.0, 1.0)
-    ((beta, r),) = points(right, "little flatter, much higher")
-    inside = [ratio for ratio in theory.RATIOS if r > theory.least_flatness(np.array([beta]), ratio)[0]]
+    ((shallow, narrow),) = points(right, "little flatter, much higher")
+    inside = [ratio for ratio in theory.RATIOS if narrow > theory.least_flatness(np.array([shallow]), ratio)[0]]
     assert inside == [4.0]
     assert len({str(line.get_linestyle()) + str(line._dash_pattern) for line in right.lines[:5]}) == 5  # type: ignore[attr-defined]
 
