@@ -55,14 +55,9 @@ def maps(material: Material) -> Iterator[Map]:
         for x, y in itertools.combinations([p for p in PARAMETERS if p.name in several], 2):
             others = [name for name in several if name not in (x.name, y.name)]
             for values, cells in own.groupby(others, sort=False, dropna=False) if others else [((), own)]:
-                if cells[x.name].nunique() > 1 and cells[y.name].nunique() > 1 and not _is_diagonal(x, y, cells):
+                if cells[x.name].nunique() > 1 and cells[y.name].nunique() > 1:
                     settings = [f"{name}={text_of(value)}" for name, value in zip(others, values, strict=True)]
                     yield Map(x, y, " ".join([block.title, *settings]), cells)
-
-
-def _is_diagonal(x: Parameter, y: Parameter, cells: pd.DataFrame) -> bool:
-    """Whether the two only ever change together: that is one parameter, not two."""
-    return len(cells) <= max(cells[x.name].nunique(), cells[y.name].nunique())
 
 
 def _figure(material: Material, own: list[Map]) -> Figure:

@@ -17,7 +17,7 @@ from analysis.figures.base import LOOKS, save_figures
 from search_spaces import recipes
 from search_spaces.study import Study
 from tests.analysis.figures.materials import made_material
-from trainer.config import Amp, Dropout, Erm, Method, Sam, TrialConfig
+from trainer.config import Amp, Dropout, Erm, Method, Mnist5k, Sam, TrialConfig
 
 METHODS: tuple[Method, ...] = (Erm(), Dropout(rate=0.1), Amp(epsilon=0.2))
 NLL = {"Erm": 0.30, "Dropout": 0.34, "Amp": 0.25, "Sam": 0.28}
@@ -27,7 +27,7 @@ SPREAD = {"Erm": 0.02, "Dropout": 0.02, "Amp": 0.01, "Sam": 0.01}
 
 def numbers(trial: TrialConfig) -> Mapping[str, float] | str:
     method = type(trial.method).__name__
-    nll = NLL[method] + SPREAD[method] * trial.seed
+    nll = NLL[method] + SPREAD[method] * trial.seed + (0.5 if isinstance(trial.dataset, Mnist5k) else 0.0)
     parts = {f"{part}/{name}": nll / by for part in ("val", "test") for name, by in (("nll", 1), ("error", 10))}
     return parts | {"test/ece": nll / 20}
 
@@ -68,7 +68,7 @@ def test_every_cell_has_a_row_in_its_block() -> None:
     assert labels(digits) == ["Erm", "Dropout", "Amp"]
     assert rows(digits, "mean") == [("s", [0.32]), ("v", [0.36]), ("o", [0.26])]
     assert rows(digits, "seeds") == [(".", [0.3, 0.32, 0.34]), (".", [0.34, 0.36, 0.38]), (".", [0.25, 0.26, 0.27])]
-    assert level(digits) == pytest.approx(0.32)
+    assert [level(axes) for axes in (digits, mnist)] == pytest.approx([0.32, 0.82])
     assert digits.yaxis_inverted()  # the first row on top
 
 
@@ -93,6 +93,17 @@ def test_missing_seeds_stand_in_the_label_and_the_caption() -> None:
     assert labels(axes)[2] == "Amp (1/3)"
     assert rows(axes, "seeds")[2] == (".", [0.25])
     assert "2 diverged of 3" in drawn.caption
+
+
+def test_wide_intervals_of_two_seeds_do_not_hide_the_rest() -> None:
+    def two_seeds(trial: TrialConfig) -> Mapping[str, float] | str:
+        return "missing" if isinstance(trial.method, Amp) and trial.seed == 2 else numbers(trial)
+
+    (drawn,) = cells.draw(made_material(STUDY, two_seeds))
+    low, high = first_panels(drawn.figure)[0].get_xlim()
+    assert low < 0.25 < 0.38 < high
+    assert high - low < 2.4 * (0.38 - 0.25)  # Amp's interval alone is 0.127 wide, to both sides of 0.255, and is inside
+    assert low < 0.255 - 0.0635
 
 
 def test_a_cell_without_numbers_keeps_its_row() -> None:
@@ -154,6 +165,7 @@ def test_differences_are_paired_by_seed() -> None:
     assert level(axes) == 0.0
     low, high = axes.get_xlim()
     assert low < -0.07 < 0.04 < high
+    assert rows(drawn.figure.axes[1], "mean") == [("v", [0.4]), ("o", [-0.6])]
 
 
 def test_one_method_or_no_erm_is_no_comparison() -> None:

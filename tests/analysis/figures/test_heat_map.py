@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
@@ -15,7 +16,7 @@ from analysis.figures import heat_map
 from search_spaces import recipes
 from search_spaces.study import Study
 from tests.analysis.figures.materials import made_material, panel
-from trainer.config import Amp, Erm, TrialConfig
+from trainer.config import Amp, Erm, SmallCnn, TrialConfig
 
 ZETAS, STEPS = (0.2, 5.0), (1, 2, 3)
 GRID = [Amp(epsilon=0.2, inner_lr=zeta, inner_steps=steps) for zeta in ZETAS for steps in STEPS]
@@ -53,6 +54,8 @@ def test_every_combination_has_its_paired_difference() -> None:
     assert found[0, 0] == "-0.002\nn.s."
     assert found[1, 0] == "-0.050"
     assert found[1, 2] == "-0.150"
+    (mesh,) = (one for one in axes.collections if isinstance(one, QuadMesh))
+    assert np.asarray(mesh.get_array())[:, 1].tolist() == pytest.approx([-0.0499, -0.0999, -0.1499])  # rows from below
 
 
 def test_colours_are_centred_at_no_difference_and_lighter_all_the_way() -> None:
@@ -93,13 +96,19 @@ def test_a_single_pair_says_so() -> None:
 def test_every_block_and_value_of_the_third_has_a_panel_on_one_scale() -> None:
     grid = [*GRID, *(Amp(epsilon=0.4, inner_lr=one.inner_lr, inner_steps=one.inner_steps) for one in GRID)]
     trials = [*study_of(grid).trials, *study_of(grid, recipes.digits_cnn).trials]
-    found = list(heat_map.draw(made_material(Study(name="all", question="?", trials=trials), numbers)))
+
+    def by_network(trial: TrialConfig) -> Mapping[str, float] | str:
+        found = numbers(trial)
+        assert not isinstance(found, str)
+        return {name: value * (2 if isinstance(trial.model, SmallCnn) else 1) for name, value in found.items()}
+
+    found = list(heat_map.draw(made_material(Study(name="all", question="?", trials=trials), by_network)))
     assert [one.stem for one in found] == ["epsilon by inner_lr", "epsilon by inner_steps", "inner_lr by inner_steps"]
     titles = [axes.get_title() for axes in found[2].figure.axes if axes.get_title()]
     expected = [f"Digits {network} method.epsilon={e}" for network in ("Mlp", "SmallCnn") for e in ("0.2", "0.4")]
     assert titles == expected
     meshes = [panel(found[2].figure, title).collections[0] for title in titles]
-    assert len({(mesh.norm.vmin, mesh.norm.vmax) for mesh in meshes}) == 1
+    assert [mesh.norm.vmax for mesh in meshes] == pytest.approx([2 * 0.1501] * 4)
     assert texts(panel(found[2].figure, expected[1]))[1, 0] == "+0.050"
 
 

@@ -107,8 +107,9 @@ def test_a_seed_that_explodes_does_not_set_the_limits() -> None:
     assert height == pytest.approx(axes.get_ylim()[1], abs=1e-5)
 
 
-def test_what_is_no_number_ends_the_seed() -> None:
-    (drawn,) = learning_curves.draw(made_material(study_of(TWO), numbers, diverging(at=4, value=float("nan"))))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_ends_the_seed(value: float) -> None:
+    (drawn,) = learning_curves.draw(made_material(study_of(TWO), numbers, diverging(at=4, value=value)))
     ((epoch, _),) = points(panel(drawn.figure, "test NLL"), "a seed's last epoch")
     assert epoch == 3
 

@@ -71,8 +71,8 @@ def test_axes_name_the_parameter_and_the_ball_and_hold_all_seeds() -> None:
 def test_the_choice_on_validation_is_marked_in_every_panel() -> None:
     (drawn,) = sensitivity.draw(made_material(study_of(RADII), numbers))
     for axes in drawn.figure.axes:
-        marks = [line for line in axes.lines if line.get_label() == "ε = 0.2, chosen on validation"]
-        assert len(marks) == bool(axes.get_title())
+        marks = [line.get_label() for line in axes.lines if "chosen" in str(line.get_label())]
+        assert marks == ["ε = 0.2, chosen on validation"] * bool(axes.get_title())
         assert {x for x, _ in points(axes, "ε = 0.2, chosen on validation")} == ({0.2} if marks else set())
     assert "lowest mean validation NLL" in drawn.caption
 
@@ -86,6 +86,9 @@ def test_underneath_is_what_amp_did() -> None:
         *((0.4, 0.4), (0.4, 4.0)),
     ]
     assert {y for _, y in points(flat, "ERM, mean over seeds")} == {1.0, 10.0}
+    low, high = flat.get_ylim()
+    assert flat.get_yscale() == "log"
+    assert low < 0.1 < 10 < high
     legend = flat.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["ρ = 0.05", "ρ = 0.5"]
