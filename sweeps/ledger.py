@@ -326,8 +326,8 @@ class Ledger:
         insert = self._insert(_locks).values(name=name, **held)
         lapsed = _locks.c.until < _Now()
         with self._engine.begin() as connection:
-            taken = connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_=held, where=lapsed))
-            return taken.rowcount == 1
+            taking = insert.on_conflict_do_update(index_elements=["name"], set_=held, where=lapsed)
+            return connection.scalar(taking.returning(_locks.c.name)) is not None  # psycopg counts no rows of an insert
 
     def release(self, owner: str) -> None:
         """Give back whatever ``owner`` still holds."""
