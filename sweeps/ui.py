@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sweeps.children import children_join, group_that_ends_with_us
 from sweeps.tracking import connect
+from sweeps.views import best_link
 from trainer.declaration import ConfigError
 from trainer.machine import TRACKING_SETTINGS, Results, hide_passwords
 
@@ -40,7 +41,8 @@ def serve(results: Results, port: int) -> None:
     require_free(HOST, port, "make ui PORT=5001")
     print(f"MLflow over {hide_passwords(uri)}, until Ctrl-C. The studies' runs:", flush=True)
     for experiment in connect(results).search_experiments(filter_string="name != 'Default'"):
-        print(f"  http://{HOST}:{port}/#/experiments/{experiment.experiment_id}/runs  {experiment.name}", flush=True)
+        link = best_link(experiment.experiment_id, experiment.tags)
+        print(f"  http://{HOST}:{port}/{link}  {experiment.name}", flush=True)
     # Not in our process group: on Ctrl-C its processes would each print a traceback.
     with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as scratch:
         with group_that_ends_with_us(Path(scratch)) as group, children_join(group):

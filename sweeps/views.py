@@ -8,19 +8,20 @@ whether they still do.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from search_spaces.study import Cell, Study, varying_params
 from trainer.declaration import Scalar
 
 TAG = "mlflow.sharedViewState."
+LEADERBOARD = "leaderboard"
 TRAINING = "workflowType=machine_learning"
 """Without it MLflow opens its pages for chat models, and hides the runs there."""
 
 RUN_NAME, CREATED, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
 """Columns that are always shown, by the names that the pages give them."""
-WIDTHS = {RUN_NAME: 260, CREATED: 130, DURATION: 80, "params.`method`": 130, "tags.`cause`": 600}
+WIDTHS = {RUN_NAME: 260, CREATED: 130, DURATION: 80, "params.`method`": 130, "tags.`cause`": 400}
 """Pixels; other columns are as wide as their name."""
 
 TRIALS, CELLS, SEARCHES = ("tags.kind = 'trial'", "tags.kind = 'cell'", "tags.kind = 'search'")
@@ -60,7 +61,7 @@ class View:
 
     def link(self, experiment_id: str) -> str:
         """Relative to the page that it stands on, so that host and port are the reader's."""
-        return f"{runs_link(experiment_id)}&viewStateShareKey={self.key}"
+        return _view_link(experiment_id, self.key)
 
     def state(self) -> str:
         """As MLflow's pages keep it, in JSON."""
@@ -90,6 +91,15 @@ def runs_link(experiment_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs?{TRAINING}"
 
 
+def _view_link(experiment_id: str, key: str) -> str:
+    return f"{runs_link(experiment_id)}&viewStateShareKey={key}"
+
+
+def best_link(experiment_id: str, tags: Mapping[str, str]) -> str:
+    """To the leaderboard, where the experiment's ``tags`` have it saved, else to its runs."""
+    return _view_link(experiment_id, LEADERBOARD) if TAG + LEADERBOARD in tags else runs_link(experiment_id)
+
+
 def run_link(experiment_id: str, run_id: str, artifact: str = "") -> str:
     """To a run, or to one of its artifacts."""
     return f"#/experiments/{experiment_id}/runs/{run_id}{f'/artifacts/{artifact}' if artifact else ''}?{TRAINING}"
@@ -103,7 +113,7 @@ def study_views(study: Study, metrics: Iterable[str]) -> list[View]:
     numbers = [name for name in _numbers(headline) if name in known]
     of_cells = [*map(param, params), *map(metric, numbers)]
     order = metric(f"{headline}/mean")
-    leaderboards = [_leaderboard("leaderboard", "Leaderboard", CELLS, order, of_cells, "every cell, the best first")]
+    leaderboards = [_leaderboard(LEADERBOARD, "Leaderboard", CELLS, order, of_cells, "every cell, the best first")]
     leaderboards += _of_blocks(cells, order, of_cells)
     of_trials = [metric(f"final/{name}") for name in (TEST if headline in TEST else VALIDATION)]
     columns = [*map(param, params), param("seed"), *of_trials]
@@ -126,7 +136,7 @@ def _of_blocks(cells: Sequence[Cell], order: str, columns: Sequence[str]) -> Ite
     blocks = dict.fromkeys(tuple(str(cell.params[name]) for name in varying) for cell in cells)
     for block in blocks if varying else ():
         where = " and ".join([CELLS, *(f"tags.{name} = '{value}'" for name, value in zip(varying, block, strict=True))])
-        title, key = ", ".join(block), "-".join(["leaderboard", *block]).lower()
+        title, key = ", ".join(block), "-".join([LEADERBOARD, *block]).lower()
         yield _leaderboard(key, title, where, order, columns, f"the same of {title} alone")
 
 
@@ -164,9 +174,13 @@ def _of_trials(columns: Sequence[str], order: str, more: Sequence[str] = ()) -> 
         title="Failures",
         shows="trials that failed or diverged, with the cause; empty where none did",
         where=f"{TRIALS} and attributes.status = 'FAILED'",
-        order_by="attributes.start_time",
-        columns=[tag("outcome"), tag("cause"), *(column for column in columns if not column.startswith("metrics."))],
+        order_by=tag("outcome"),  # by age MLflow would put them below their cells
+        columns=[param("seed"), tag("outcome"), tag("cause"), *(name for name in columns if _is_setting(name))],
     )
+
+
+def _is_setting(column: str) -> bool:
+    return not column.startswith("metrics.") and column != param("seed")
 
 
 def search_views(params: Sequence[str], measured: str) -> list[View]:
@@ -174,7 +188,7 @@ def search_views(params: Sequence[str], measured: str) -> list[View]:
     numbers = ["best/value", "best/sd", "first/value", "tried", "failed", "pruned", "train_seconds"]
     columns = [param("method"), param("dataset"), *(metric(f"search/{name}") for name in numbers)]
     order = metric("search/best/value")
-    best = _leaderboard("leaderboard", "Searches", SEARCHES, order, columns, f"every search by the {measured} it found")
+    best = _leaderboard(LEADERBOARD, "Searches", SEARCHES, order, columns, f"every search by the {measured} it found")
     of_trials = [tag("search"), tag("setting"), *map(param, params), param("seed"), metric(f"final/{measured}")]
     return [best, *_of_trials(of_trials, of_trials[-1])]
 

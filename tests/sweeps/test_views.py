@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.tracking import Delivery
-from sweeps.views import View, param, run_link, saved, search_views, study_views
+from sweeps.views import View, best_link, param, run_link, saved, search_views, study_views
 from tests.sweeps.conftest import Desk, make_records, make_study, make_trial
 from trainer.config import Amp, Erm
 
@@ -116,6 +116,12 @@ def test_links_are_relative_and_open_the_pages_for_training() -> None:
     assert page.startswith("#/experiments/12/runs/abc/artifacts/report/report.html?")
 
 
+def test_who_opens_the_pages_comes_to_the_leaderboard_once_it_is_saved() -> None:
+    views = study_views(make_study(), KNOWN)
+    assert best_link("12", saved(views, made=7)) == views[0].link("12")
+    assert best_link("12", {}) == "#/experiments/12/runs?workflowType=machine_learning"
+
+
 def shown_by(client: MlflowClient, experiment_id: str, view: View) -> list[str]:
     """Keys of the runs that the view's filter and order find, as MLflow's pages ask for them."""
     runs = client.search_runs([experiment_id], view.where, order_by=[f"{view.order_by} ASC"])
@@ -140,7 +146,7 @@ def test_mlflow_understands_filters_and_orders(desk: Desk) -> None:
     trials = shown_by(desk.client, experiment, of(views, "trials"))
     assert set(trials) == {trial.trial_id for trial in study.trials}
     assert trials.index(good.trial_id) < trials.index(bad.trial_id)
-    assert shown_by(desk.client, experiment, of(views, "failures")) == [failed.trial_id, diverged.trial_id]
+    assert shown_by(desk.client, experiment, of(views, "failures")) == [diverged.trial_id, failed.trial_id]
 
 
 def test_the_filter_of_a_data_set_finds_its_cells_alone(desk: Desk) -> None:
