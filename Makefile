@@ -14,9 +14,18 @@ SHARE = $(if $(GPUS_PER_TRIAL),--gpus-per-trial $(GPUS_PER_TRIAL))
 ADDRESS = $(if $(RAY_ADDRESS),--address $(RAY_ADDRESS))
 FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS))
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
+NAMED_FILE = [ -n '$(FILE)' ] || { echo "error: FILE=PATH: name the file" >&2; exit 2; }
+
+# Containers run as whoever may read the secrets, and never as root.
+OWNER = SWEEPS_UID=$$(id -u | sed 's/^0$$/1000/')
+COMMIT = SWEEPS_COMMIT=$$(git describe --always --abbrev=40 --dirty --exclude '*' 2> /dev/null || echo unknown)
+COMPOSE = $(OWNER) $(COMMIT) \
+  docker compose --file docker/compose.yaml $(if $(filter cuda,$(TORCH)),--file docker/compose.cuda.yaml)
+DOCKER = docker compose version > /dev/null 2>&1 || { \
+  echo "error: docker compose: no such command: install Docker Engine and its compose plugin" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui fetch digest test test-browser test-faults test-search-faults lint format types golden bench-trainer bench-engine clean
+.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults lint format types golden bench-trainer bench-engine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -25,6 +34,8 @@ help: ## list the targets
 	@echo "FOLDER, of your own images, each a square of side SIZE where that is given, CHANNELS=1 for grey;"
 	@echo "ONLY='method=Amp seed=0', of the declared trials those; SEEDS=N, the first N seeds of each cell;"
 	@echo "MAX_HOURS, MAX_TRIALS: refuse to train more; YES=1, do not ask about it;"
+	@echo "FILE, of export, import, backup and restore; HOST and NAMES, of server: what it listens at and is called;"
+	@echo "WORKERS, containers with trials; TORCH=cuda, with all GPUs of this machine, of the targets cluster-…;"
 	@echo "OTHER, a second study, of compare;"
 	@echo "TRIAL, of trial and forget; DRY_RUN=1, of gc;"
 	@echo "GPUS_PER_TRIAL=0.25, four trials on a GPU; RAY_ADDRESS=HOST:PORT or auto, of a Ray that is up;"
@@ -104,6 +115,38 @@ digest: .venv/installed ## read your own images in FOLDER and print the line tha
 ui: .venv/installed ## browse all results in MLflow on 127.0.0.1, port PORT
 	@$(RUN) -m sweeps ui --port $(PORT)
 
+server: .venv/installed-server ## run MLflow behind passwords, for clients on other machines where HOST and NAMES say so
+	@$(RUN) -m sweeps server --port $(PORT) $(if $(HOST),--host '$(HOST)') $(foreach name,$(NAMES),--name '$(name)')
+
+export: .venv/installed ## write all that is known of STUDY into FILE, for another ledger
+	@$(NAMED_FILE)
+	@$(RUN) -m sweeps export '$(STUDY)' '$(FILE)'
+
+import: .venv/installed ## take over the study that make export has written into FILE, without loss or double
+	@$(NAMED_FILE)
+	@$(RUN) -m sweeps import '$(FILE)'
+
+backup: .venv/installed ## write the folder RESULTS, but the data, into FILE, while sweeps run
+	@$(NAMED_FILE)
+	@$(RUN) -m sweeps backup '$(FILE)'
+
+restore: .venv/installed ## put what make backup wrote into FILE into the empty folder RESULTS
+	@$(NAMED_FILE)
+	@$(RUN) -m sweeps restore '$(FILE)'
+
+cluster-up: ## start Ray with WORKERS workers, MLflow and PostgreSQL in containers on this machine; TORCH=cuda, with its GPUs
+	@$(DOCKER)
+	@$(OWNER) docker/secrets.sh
+	@$(COMPOSE) up --detach --build --wait $(if $(WORKERS),--scale worker=$(WORKERS))
+
+cluster-down: ## stop them; what they have stored stays
+	@$(DOCKER)
+	@$(COMPOSE) down
+
+cluster-logs: ## show what they print, until Ctrl-C
+	@$(DOCKER)
+	@$(COMPOSE) logs --follow --tail 100
+
 test: .venv/installed-test ## pass the tests, but for those of the three targets that follow
 	@$(RUN) -m pytest -m 'not faults and not browser'
 
@@ -163,6 +206,10 @@ clean: ## remove .venv and caches; results stay
 
 .venv/installed-browser: .venv/installed-test
 	@$(PIP) --no-build-isolation --editable '.[browser]'
+	@touch $@
+
+.venv/installed-server: .venv/installed
+	@$(PIP) --no-build-isolation --editable '.[server]'
 	@touch $@
 
 .venv/installed-dashboard: .venv/installed

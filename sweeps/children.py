@@ -11,11 +11,14 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from trainer.declaration import ConfigError
 
 GUARD = """
 trap '' HUP INT TERM
@@ -62,6 +65,17 @@ def children_join(group: int) -> Iterator[None]:
         yield
     finally:
         subprocess.Popen.__init__ = original  # type: ignore[method-assign]
+
+
+def run_until_ctrl_c(command: Sequence[str], environment: Mapping[str, str], name: str) -> None:
+    """Run a server, and whatever it starts, until Ctrl-C. Raises ConfigError when it ends by itself.
+
+    Not in our process group: on Ctrl-C its processes would each print a traceback. name: what the refusal calls it.
+    """
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as scratch:
+        with group_that_ends_with_us(Path(scratch)) as group, children_join(group):
+            code = subprocess.run(command, env=environment, check=False).returncode
+        raise ConfigError(f"{name} has ended by itself, with code {code}: what it printed says why")
 
 
 @contextlib.contextmanager

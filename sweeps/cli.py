@@ -1,4 +1,4 @@
-"""``python -m sweeps``: fetch the data of a study, plan, run, search, probe and publish it, see failures, keep house.
+"""``python -m sweeps``: fetch the data of a study, plan, run, search, probe, publish, move and serve it, keep house.
 
 The command line takes a study and facts of the machine, never a hyper-parameter. Exit codes: 0 all trials finished, 1
 some failed or diverged, 2 bad input, 130 interrupted.
@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +22,7 @@ from search_spaces.search import Tuning
 from search_spaces.study import Study
 from sweeps.budget import FREE_HOURS, Budget
 from sweeps.data import fetch, printable, require_data, take_in
+from sweeps.databases import require_own_databases
 from sweeps.filters import Selection, refuse_hyper_parameters
 from sweeps.hardware import cores, torch_sees_gpu
 from sweeps.ledger import OVER, Ledger, LedgerRow
@@ -31,6 +33,8 @@ from sweeps.status import status_lines
 from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep, code_folder, with_pending
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
+
+LOOPBACK = "127.0.0.1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +108,13 @@ def _commands() -> Iterator[tuple[Any, ...]]:
     yield _gc, "remove weights that no study needs any more and what killed processes left", _add_files
     yield _forget, "remove one trial: the next run of its study trains it anew", _add_trial
     yield _publish, "put the study's report into MLflow", _add_study
-    yield _ui, "browse results in MLflow's own pages, on this machine alone", _add_port
+    yield _ui, "browse results in MLflow's own pages, on this machine alone", _add_port, _add_loopback
+    yield _server, "run MLflow for other people and machines, behind passwords", _add_port, _add_host
+    text = "write all that is known of a study, or tuning, into a file for another ledger"
+    yield _export, text, _add_study, _add_file
+    yield _import, "take over a study that export wrote, without loss or double", _add_file
+    yield _backup, "write the whole results folder, but the data, into a file, while sweeps run", _add_file
+    yield _restore, "put what backup wrote into an empty results folder", _add_file
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
@@ -162,6 +172,21 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=5000, help="default: %(default)s")
+
+
+def _add_loopback(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help=argparse.SUPPRESS)  # for whoever asks for another to be told of server
+
+
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    text = "address to listen at (default: %(default)s, this machine alone); 0.0.0.0 for all"
+    parser.add_argument("--host", default=LOOPBACK, help=text)
+    names = "by which clients call this machine; can be repeated (default: the host)"
+    parser.add_argument("--name", dest="names", metavar="NAME", action="append", default=[], help=names)
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="such as fig8.zip")
 
 
 def _add_dashboard_port(parser: argparse.ArgumentParser) -> None:
@@ -229,6 +254,7 @@ def _list(_options: argparse.Namespace) -> int:
 def _opened() -> tuple[Results, Ledger]:
     results = Results.here()
     _require_writable(results)
+    require_own_databases(results)
     return results, Ledger(results.ledger_url)
 
 
@@ -249,6 +275,7 @@ def _require_writable(results: Results) -> None:
 
 def _existing_ledger() -> Ledger | None:
     results = Results.here()
+    require_own_databases(results)
     return Ledger(results.ledger_url) if results.has_ledger() else None
 
 
@@ -482,5 +509,44 @@ def _publish_study(study: Study, results: Results, ledger: Ledger) -> bool:
 def _ui(options: argparse.Namespace) -> int:
     from sweeps.ui import serve
 
+    if options.host not in (None, LOOPBACK, "localhost"):
+        raise ConfigError(f"--host {options.host}: ui asks nobody for a password: make server HOST={options.host} does")
     serve(Results.here(), options.port)
+    return 0
+
+
+def _server(options: argparse.Namespace) -> int:
+    from sweeps.server import Address, serve
+
+    results = Results.here()
+    _require_writable(results)
+    serve(results, Address(options.host, options.port, options.names))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from sweeps.transfer import export_study
+
+    export_study(options.study, options.file, _ledger_there_is(), Results.here())
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from sweeps.transfer import import_study
+
+    results, ledger = _opened()
+    return import_study(options.file, ledger, results)
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from sweeps.backup import back_up
+
+    back_up(options.file, Results.here())
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from sweeps.backup import restore
+
+    restore(options.file, Results.here())
     return 0

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-from sweeps.children import children_join, group_that_ends_with_us
+from sweeps.children import run_until_ctrl_c
 from sweeps.searches import has_searches
 from sweeps.ui import HOST, require_free
 from trainer.declaration import ConfigError
@@ -38,8 +34,4 @@ def serve(results: Results, port: int) -> None:
     print(f"Optuna's pages, until Ctrl-C: http://{HOST}:{port}", flush=True)
     command = [sys.executable, "-W", "ignore", "-c", SERVER, HOST, str(port)]
     environment = os.environ | {OPTUNA_VARIABLE: results.optuna_url}  # which may hold a password: not in argv
-    # Not in our process group: on Ctrl-C it would print a traceback.
-    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as scratch:
-        with group_that_ends_with_us(Path(scratch)) as group, children_join(group):
-            code = subprocess.run(command, env=environment, check=False).returncode
-        raise ConfigError(f"Optuna's server has ended by itself, with code {code}: what it printed says why")
+    run_until_ctrl_c(command, environment, "Optuna's server")

@@ -202,6 +202,30 @@ class Ledger:
         with self._engine.begin() as connection:
             connection.execute(self._insert(_trials).on_conflict_do_nothing(), rows)
 
+    def admit(self, known: Iterable[tuple[LedgerRow, Measured | None]]) -> set[str]:
+        """Enter trials as another ledger has them, all or none of them; ids of those whose state is now that one.
+
+        An outcome that stands here stays, and what somebody has leased is left alone; else an outcome beats a failure,
+        and this beats what was not tried.
+        """
+        with self._engine.begin() as connection:
+            return {row.trial_id for row, measured in known if self._admit(connection, row, measured)}
+
+    def _admit(self, connection: sql.Connection, row: LedgerRow, measured: Measured | None) -> bool:
+        state = {"params": row.params, "study": row.study, "state": row.state, "cause": row.cause}
+        insert = self._insert(_trials).values(trial_id=row.trial_id, **state).on_conflict_do_nothing()
+        new = connection.scalar(insert.returning(_trials.c.trial_id))  # psycopg counts no rows of an insert
+        beaten = sql.update(_trials).where(_trials.c.trial_id == row.trial_id, _is_beaten_by(row.state))
+        update = beaten.values(**state, owner=None, lease_until=None)
+        if new is None and connection.execute(update).rowcount == 0:
+            return False
+        connection.execute(sql.delete(_failures).where(_failures.c.trial_id == row.trial_id))
+        if row.failure is not None:
+            self._keep(connection, _failures, row.trial_id, {"failure": row.failure})
+        if measured is not None:
+            self._keep(connection, _measured, row.trial_id, asdict(measured))
+        return True
+
     def retry_failed(self, trial_ids: Sequence[str]) -> None:
         """Make failed trials pending again. Those that diverged stay: they would diverge again."""
         with self._engine.begin() as connection:
@@ -437,6 +461,13 @@ def _select_rows() -> sql.Select[Any]:
 def _is_available() -> sql.ColumnElement[bool]:
     lapsed = (_trials.c.state == "leased") & (_trials.c.lease_until < _Now())
     return (_trials.c.state == "pending") | lapsed
+
+
+def _is_beaten_by(state: State) -> sql.ColumnElement[bool]:
+    """Where what is said of a trial elsewhere is more than what is known of it here."""
+    if state in OVER:
+        return _is_available() | (_trials.c.state == "failed")
+    return _is_available() if state == "failed" else sql.false()
 
 
 def _is_for(second_pass: bool) -> sql.ColumnElement[bool]:

@@ -48,6 +48,14 @@ def load_checkpoint(path: Path, trial_id: str) -> Checkpoint | None:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
+    return read_checkpoint(content, str(path), trial_id)
+
+
+def read_checkpoint(content: bytes, where: str, trial_id: str) -> Checkpoint | None:
+    """The checkpoint that a file's content is; None when it is damaged. where: what a refusal calls it.
+
+    Raises ConfigError when it belongs to another trial.
+    """
     try:
         _require_whole(content)
         plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -56,7 +64,7 @@ def load_checkpoint(path: Path, trial_id: str) -> Checkpoint | None:
     except Exception:  # out of a damaged file zip and pickle raise whatever they come upon
         return None
     if checkpoint.trial_id != trial_id:
-        raise ConfigError(f"{path}: holds trial {checkpoint.trial_id}, not {trial_id}: choose another file")
+        raise ConfigError(f"{where}: holds trial {checkpoint.trial_id}, not {trial_id}: choose another file")
     return checkpoint
 
 

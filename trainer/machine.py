@@ -12,6 +12,7 @@ from trainer.declaration import ConfigError
 RESULTS_VARIABLE = "SWEEPS_RESULTS"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 OPTUNA_VARIABLE = "SWEEPS_OPTUNA_URL"
+LEDGER_VARIABLE = "SWEEPS_LEDGER_URL"
 
 
 TRACKING_SETTINGS = {
@@ -74,11 +75,13 @@ class Results:
 
     @property
     def ledger_url(self) -> str:
-        return f"sqlite:///{self.root / 'ledger.db'}"
+        """The ledger's database, which it shares with nobody: ``SWEEPS_LEDGER_URL``, else an SQLite file."""
+        return os.environ.get(LEDGER_VARIABLE) or f"sqlite:///{self.root / 'ledger.db'}"
 
     def has_ledger(self) -> bool:
-        """Whether there is a ledger yet."""
-        return (self.root / "ledger.db").is_file()
+        """Whether there is a ledger yet. A database server is taken to have one: only asking it would tell."""
+        file = self.ledger_url.removeprefix("sqlite:///")
+        return file == self.ledger_url or Path(file).is_file()
 
     @property
     def optuna_url(self) -> str:

@@ -47,6 +47,11 @@ def load_measurement(path: Path) -> Measurement | None:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
+    return read_measurement(content)
+
+
+def read_measurement(content: bytes) -> Measurement | None:
+    """The measurement that a file's content is; None when it is damaged."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if name != ABOUT}
