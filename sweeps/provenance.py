@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+COMMIT_VARIABLE = "SWEEPS_COMMIT"
+"""The commit where there is no git, as in an image."""
+
 
 def provenance() -> dict[str, str]:
     """Tags ``commit`` (with ``-dirty`` for uncommitted changes), ``version.*``, ``host`` and ``cpu``."""
-    commit = _git("rev-parse", "HEAD") or "unknown"
+    commit = _git("rev-parse", "HEAD") or os.environ.get(COMMIT_VARIABLE) or "unknown"
     if _git("status", "--porcelain", "--untracked-files=no"):
         commit += "-dirty"
     versions = {f"version.{name}": version(name) for name in ("torch", "numpy")}
