@@ -1,6 +1,6 @@
 """Putting a report into MLflow: its files on the summary run, statistics over seeds on the runs of cells or searches.
 
-With them go the experiment's description and saved views, and names and colours of runs that lack them.
+With them go the experiment's description and saved views, and names, colours and data of runs that lack them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def publish(shown: Study | Outline, results: Results, ledger: Ledger) -> bool:
 
 
 def _publish(client: MlflowClient, tracker: Tracker, folder: Path) -> bool:
-    tracker.rename()
+    tracker.mend()
     statistics = [*_of_cells(folder), *_of_searches(folder)]
     links, said = Links.into(tracker.experiment_id, tracker.run_id(SUMMARY), folder), Said.read(folder)
     metrics = {name for _, _, found in statistics for name in found}

@@ -148,6 +148,7 @@ class _KnownRun:
     run_id: str
     status: str
     has_params: bool
+    has_data: bool
     copy_of: str | None
     shown: dict[int, int] | None
     looks: dict[str, str]
@@ -274,9 +275,8 @@ class Tracker:
         metrics: Sequence[Metric] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """In as few calls as MLflow takes; parameters once, for they cannot change, and before them the data."""
-        if params and not run.has_params:
-            self._client.log_inputs(run.run_id, dataset_inputs(params))
+        """In as few calls as MLflow takes; parameters once, for they cannot change, and so the data that they name."""
+        self._log_data(run, params)
         new_params = [] if run.has_params else [Param(key, str(value)) for key, value in params.items()]
         run_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
         if new_params or run_tags or metrics:
@@ -355,17 +355,27 @@ class Tracker:
         """MLflow's id of the experiment."""
         return self._experiment_id
 
-    def rename(self) -> None:
-        """Give runs that an earlier version has made the names and colours that they would have now."""
-        looks = {group.key: _looks(group.name, group.tags) for group in self._outline.groups}
+    def mend(self) -> None:
+        """Give runs that an earlier version has made the names, colours and data that they would have now."""
+        for group in self._outline.groups:
+            self._mend(group.key, group.name, group.tags, group.params)
         for trial in self._outline.trials:
-            tags = self._outline.group(trial.trial_id).tags
-            looks[trial.trial_id] = _looks(self._outline.run_name(trial), tags)
-        for key, wanted in looks.items():
-            run = self._runs.get(key)
-            if run is not None and run.looks != wanted:
-                self._client.log_batch(run.run_id, tags=[RunTag(name, value) for name, value in wanted.items()])
-                run.looks = wanted
+            group = self._outline.group(trial.trial_id)
+            self._mend(trial.trial_id, self._outline.run_name(trial), group.tags, trial.params())
+
+    def _mend(self, key: str, name: str, tags: Mapping[str, str], params: Mapping[str, Scalar]) -> None:
+        run, looks = self._runs.get(key), _looks(name, tags)
+        if run is None:
+            return
+        self._log_data(run, params)
+        if run.looks != looks:
+            self._client.log_batch(run.run_id, tags=[RunTag(key, value) for key, value in looks.items()])
+            run.looks = looks
+
+    def _log_data(self, run: _KnownRun, params: Mapping[str, Scalar]) -> None:
+        if not run.has_data and params:
+            self._client.log_inputs(run.run_id, dataset_inputs(params))
+            run.has_data = True
 
     def has_run(self, trial: TrialConfig) -> bool:
         """Whether this experiment has a run of the trial, of whatever status."""
@@ -436,7 +446,9 @@ def _known(run: Run) -> _KnownRun:
     shown: dict[int, int] | None = None if run.data.metrics else {}
     tags = run.data.tags
     looks = _looks(tags.get(RUN_NAME, ""), tags)
-    return _KnownRun(run.info.run_id, run.info.status, bool(run.data.params), tags.get("copy_of"), shown, looks)
+    has_data = bool(run.inputs and run.inputs.dataset_inputs)
+    has_params, copy_of = bool(run.data.params), tags.get("copy_of")
+    return _KnownRun(run.info.run_id, run.info.status, has_params, has_data, copy_of, shown, looks)
 
 
 def _looks(name: str, tags: Mapping[str, str]) -> dict[str, str]:

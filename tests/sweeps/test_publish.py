@@ -210,19 +210,20 @@ def test_changed_views_are_published(desk: Desk, monkeypatch: pytest.MonkeyPatch
     assert "metrics.`final/test/error`" not in json.loads(view["state"])["selectedColumns"]
 
 
-def test_names_and_colours_of_an_earlier_version_are_mended(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_of_an_earlier_version_lack_is_mended(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = AMP.trials[0]
-    tracker = desk.tracker(STUDY)
-    tracker.write(Delivery(trial, "finished", make_records()))
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_inputs", lambda *_: None)
+        tracker = desk.tracker(STUDY)
+        tracker.write(Delivery(trial, "finished", make_records()))
     for key in (trial.trial_id, AMP.cell_id):
         desk.client.update_run(tracker.run_id(key), name="an old name")
         desk.client.delete_tag(tracker.run_id(key), RUN_COLOUR)
     report(desk)
     published(desk)
-    looks = {
-        run.info.run_name: run.data.tags.get(RUN_COLOUR)
-        for run in (desk.run("toy", trial.trial_id), desk.run("toy", AMP.cell_id))
-    }
+    runs = desk.run("toy", trial.trial_id), desk.run("toy", AMP.cell_id)
+    assert [len(run.inputs.dataset_inputs) for run in runs if run.inputs] == [3, 3]
+    looks = {run.info.run_name: run.data.tags.get(RUN_COLOUR) for run in runs}
     assert looks == {"Amp seed=0": COLOURS["Amp"], "Amp": COLOURS["Amp"]}
     writing = Counting(monkeypatch)
     published(desk)
