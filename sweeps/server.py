@@ -46,7 +46,9 @@ database_uri = {database}
 admin_username = {admin}
 admin_password = {password}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
 """
+"""The cache spares a slow hash for each request. The one worker forgets a user when the password is changed."""
 
 
 @dataclass(frozen=True, slots=True)
