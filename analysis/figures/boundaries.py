@@ -20,7 +20,7 @@ from trainer.probe_config import DecisionBoundary
 
 MOST_SEEDS, MOST_COLUMNS = 4, 4
 """In a figure: seeds in rows, cells beside one another."""
-PANEL = 1.72
+PANEL = 1.6
 """Inches."""
 SHADES = ("#f3f3f3", "#9db8d6", "#d9c9a3", "#c7c7c7", "#e4d5e8", "#86a58f", "#efe3c4", "#b19cc4", "#d7e6e3", "#8f8f8f")
 """Of the classes' regions: the first two, of two classes, are light and dark."""
@@ -60,7 +60,7 @@ def _figure(block: Probed[DecisionBoundary], cells: Sequence[Measured], seeds: S
         axes.set_xlabel("u")
     for axes in grid[:, 0]:
         axes.set_ylabel("v")
-    legend_below(figure, columns=3)
+    legend_below(figure, columns=len(cells))
     return figure
 
 
@@ -92,9 +92,11 @@ def changes(arrays: Arrays) -> float:
 
 
 def _name_regions(axes: Axes, arrays: Arrays) -> None:
-    """The number of each class where its region is widest."""
+    """The number of each class where its region is widest, clear of the anchors."""
+    free = np.ones(arrays["class"].shape, dtype=bool)
+    free[_nearest(arrays)] = False
     for one in np.unique(arrays["class"]):
-        depth = distance_transform_edt(np.pad(arrays["class"] == one, 1))[1:-1, 1:-1]
+        depth = distance_transform_edt(np.pad((arrays["class"] == one) & free, 1))[1:-1, 1:-1]
         row, column = np.unravel_index(int(depth.argmax()), depth.shape)
         if depth.max() >= SMALLEST_NAMED:
             where = (arrays["u"][column], arrays["v"][row])
@@ -141,13 +143,20 @@ def distance(arrays: Arrays) -> float:
 
     NaN where there is no boundary in the plane. Whether one lies on the wrong side is read from the nearest grid point.
     """
-    found, anchors = crossings(arrays), arrays["anchors"]
+    found = crossings(arrays)
     if not len(found):
         return float("nan")
-    lengths, _ = cKDTree(found).query(anchors)
-    column, row = (np.abs(arrays[name][:, None] - anchors[:, axis]).argmin(axis=0) for axis, name in enumerate("uv"))
-    right = arrays["class"][row, column] == arrays["anchor_labels"]
+    lengths, _ = cKDTree(found).query(arrays["anchors"])
+    right = arrays["class"][_nearest(arrays)] == arrays["anchor_labels"]
     return float(np.where(right, lengths, -lengths).mean())
+
+
+def _nearest(arrays: Arrays) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the grid points next to the anchors."""
+    column, row = (
+        np.abs(arrays[name][:, None] - arrays["anchors"][:, axis]).argmin(axis=0) for axis, name in enumerate("uv")
+    )
+    return row, column
 
 
 def _caption(block: Probed[DecisionBoundary], cells: Sequence[Measured], seeds: Sequence[int]) -> str:

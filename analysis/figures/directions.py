@@ -102,7 +102,8 @@ def _caption(block: Probed[LossAlongDirections], cells: Sequence[Measured]) -> s
         " all. Thin lines are single seeds and directions; thick ones are means over seeds, directions averaged within"
         " a seed first, for directions are no trainings of their own, and bands are their 95% Student-t intervals at"
         f" each α by itself ({counts} seeds). {_images(probe)}{_differences(block, cells)}{_overflown(block)}"
-        f"{block.gaps()} Random directions say little of the steepest one. Figure 2 of the paper, there with PreActResNet18 on CIFAR-10."
+        f"{block.gaps()} Random directions say little of the steepest one. Figure 2 of the paper, there with"
+        " PreActResNet18 on CIFAR-10."
     )
 
 

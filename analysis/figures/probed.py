@@ -104,14 +104,19 @@ def in_pages(cells: Sequence[Measured], most: int) -> Iterator[tuple[int, Sequen
 
 def mean_text(found: Estimate) -> str:
     """``0.123 [0.100, 0.146]``: a mean and its interval, where it has one; ``none`` of no values."""
-    return f"{found.mean:#.3g}{_interval_text(found, '')}" if found.n else "none"
+    return _number(found.mean, "") + _interval_text(found, "") if found.n else "none"
 
 
 def paired_text(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
     """``-0.120 [-0.200, -0.040], n = 5``: the mean difference over the seeds that both have; ``no pair`` of none."""
     found = estimate((pd.Series(ours, dtype=float) - pd.Series(theirs, dtype=float)).replace([np.inf, -np.inf], np.nan))
-    return f"{found.mean:+#.3g}{_interval_text(found, '+')}, n = {found.n}" if found.n else "no pair"
+    return f"{_number(found.mean, '+')}{_interval_text(found, '+')}, n = {found.n}" if found.n else "no pair"
 
 
 def _interval_text(found: Estimate, sign: str) -> str:
-    return "" if math.isnan(found.low) else f" [{found.low:{sign}#.3g}, {found.high:{sign}#.3g}]"
+    return "" if math.isnan(found.low) else f" [{_number(found.low, sign)}, {_number(found.high, sign)}]"
+
+
+def _number(value: float, sign: str) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:{sign}.0f}" if abs(value) >= 100 else f"{value:{sign}#.3g}"

@@ -183,7 +183,7 @@ def _region(axes: Axes) -> None:
     axes.axvline(start, color="black", linewidth=0.6, linestyle=":")
     axes.annotate("β = exp(-ε²/2σ₁²)", (start - 0.02, HIGHEST_R / 2), rotation=90, ha="right", va="center", fontsize=7)
     axes.annotate("operational region:\nAMP prefers the second", (0.72, 4.6), ha="center", va="center", fontsize=7)
-    axes.annotate("edge: r = 1 / (1 + (2σ₁²/ε²) log β)", (0.97, 0.35), ha="right", va="center", fontsize=7)
+    axes.annotate("edge:\nr = 1 / (1 + (2σ₁²/ε²) log β)", (0.98, 0.5), ha="right", va="center", fontsize=7)
     axes.set_title(f"ε²/2σ₁² = {SHOWN_RATIO:g}")
     axes.grid(visible=False)
 

@@ -23,6 +23,8 @@ from trainer.probe_config import DecisionBoundary
 PROBE = DecisionBoundary(points=41)
 ANCHORS = np.array([[-0.5, -0.4], [0.0, 0.0], [0.7, 0.2], [0.9, -0.9]])
 LABELS = np.array([0, 0, 1, 1])
+IMAGES = np.array([[4.5, 4.5], [15.0, 0.0], [30.0, 15.0]])
+"""The first lies where the number of its class would stand without it."""
 
 Grid = Mapping[str, NDArray[Any]]
 
@@ -50,16 +52,8 @@ def three_images(_: TrialConfig) -> Grid:
     """Thirds of the plane, of the classes 3, 5 and 8, around three images."""
     u = v = np.linspace(0, 30, 41)
     predicted = np.select([u < 10, u < 20], [3, 5], 8)[None, :].repeat(41, axis=0)
-    anchors = np.array([[0.0, 0.0], [15.0, 0.0], [30.0, 15.0]])
-    labels = np.array([3, 5, 8])
-    return {
-        "u": u,
-        "v": v,
-        "class": predicted,
-        "margin": np.ones((41, 41)),
-        "anchors": anchors,
-        "anchor_labels": labels,
-    }
+    about = {"anchors": IMAGES, "anchor_labels": np.array([3, 5, 8])}
+    return {"u": u, "v": v, "class": predicted, "margin": np.ones((41, 41)), **about}
 
 
 def line(axes: Axes) -> NDArray[Any]:
@@ -169,6 +163,8 @@ def test_regions_of_more_than_two_classes_have_their_numbers(tmp_path: Path) -> 
     named = {text.get_text(): text.xy[0] for text in axes.texts}  # type: ignore[attr-defined]
     assert sorted(named) == ["3", "5", "8"]
     assert named["3"] < 10 < named["5"] < 20 < named["8"]
+    places = np.array([text.xy for text in axes.texts])  # type: ignore[attr-defined]
+    assert np.linalg.norm(places[:, None] - IMAGES, axis=-1).min() > 4
     assert np.unique(line(axes)[:, 0].round(3)).tolist() == [10.125, 19.875]
     assert points(axes, "training image of class 8") == [(30.0, 15.0)]
     assert "plane through three training images" in drawn.caption

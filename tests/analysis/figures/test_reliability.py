@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from analysis.figures import reliability
 from analysis.figures.base import save_figures
 from tests.analysis.figures.materials import points
 from tests.analysis.figures.measurements import probed_material, study_of
-from trainer.config import Amp, Erm, Method, TrialConfig
+from trainer.config import Amp, Erm, Method, SmallCnn, TrialConfig
 from trainer.probe_config import Calibration
 
 PROBE = Calibration(bins=4)
@@ -103,6 +104,16 @@ def test_a_ninth_cell_is_on_another_page(tmp_path: Path) -> None:
     titles = [axes.get_title().partition("\n")[0] for axes in first.figure.axes if axes.get_title()]
     assert titles == ["Erm", *(f"Amp ε={epsilon / 10}" for epsilon in range(1, 8))]
     assert [axes.get_title().partition("\n")[0] for axes in second.figure.axes] == ["Amp ε=0.8", ""]
+
+
+def test_every_block_has_a_figure(tmp_path: Path) -> None:
+    trials = list(study_of(PROBE).trials)
+    trials += [dataclasses.replace(trial, model=SmallCnn(width=16)) for trial in trials if trial.seed == 1]
+    study = dataclasses.replace(study_of(PROBE), trials=trials)
+    drawn = list(reliability.draw(probed_material(study, tmp_path, bins)))
+    assert [one.stem for one in drawn] == ["reliability Digits Mlp", "reliability Digits SmallCnn"]
+    assert drawn[1].caption.startswith("Digits SmallCnn: ")
+    assert means(drawn[1].figure.axes[1], "mean over all seeds") == [(0.4, 0.3), (0.95, 0.88)]
 
 
 def test_a_search_shows_the_validation_set(tmp_path: Path) -> None:
