@@ -97,3 +97,10 @@ def needs(command: str) -> None:
     """Skip a test where this machine lacks a command."""
     if shutil.which(command) is None:
         pytest.skip(f"{command} is not on this machine")
+
+
+def secrets_in(folder: Path, **environment: str) -> Path:
+    """The folder, with what docker/secrets.sh makes there."""
+    done = run(DOCKER / "secrets.sh", folder, **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder

@@ -14,6 +14,7 @@ from tests.docker.parts import DOCKER, compose, lint, locked, manifest, manifest
 
 PODS = dict(pods())
 KINDS_OF_KUBERAY = {"RayCluster", "RayJob"}
+PASSWORDS = "amp-sweeps-passwords"
 CLUSTER_FIELDS = {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
 GROUP_FIELDS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
 
@@ -132,10 +133,17 @@ def test_secrets_are_named_and_never_written_down() -> None:
 
 def test_every_secret_that_a_pod_asks_for_is_made() -> None:
     asked = {name: set(secrets_of(pod["spec"])) for name, pod in PODS.items()}
-    assert set().union(*asked.values()) <= {("amp-sweeps", name) for name in secret_names()}
+    assert set().union(*asked.values()) <= {(PASSWORDS, name) for name in secret_names()}
     assert {name for name, secrets in asked.items() if not secrets} == {
         f"{file} {group}" for file in ("raycluster.yaml", "rayjob.yaml") for group in ("cpu", "gpu")
     }
+
+
+def test_the_passwords_are_not_where_kuberay_looks_for_its_token() -> None:
+    """It keeps the token in a secret of the cluster's name, and would take ours for it."""
+    names = {document["metadata"]["name"] for _, document in manifests() if document["kind"] in KINDS_OF_KUBERAY}
+    assert PASSWORDS not in names
+    assert f"create secret generic {PASSWORDS} " in (DOCKER / "README.md").read_text(encoding="utf-8")
 
 
 def secrets_of(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
