@@ -21,7 +21,7 @@ TRAINING = "workflowType=machine_learning"
 
 RUN_NAME, CREATED, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
 """Columns that are always shown, by the names that the pages give them."""
-WIDTHS = {RUN_NAME: 260, CREATED: 130, DURATION: 80, "params.`method`": 130, "tags.`cause`": 400}
+WIDTHS = {RUN_NAME: 260, CREATED: 130, DURATION: 80, "params.`method`": 130, "tags.`search`": 160, "tags.`cause`": 400}
 """Pixels; other columns are as wide as their name."""
 
 TRIALS, CELLS, SEARCHES = ("tags.kind = 'trial'", "tags.kind = 'cell'", "tags.kind = 'search'")
@@ -189,8 +189,9 @@ def search_views(params: Sequence[str], measured: str) -> list[View]:
     columns = [param("method"), param("dataset"), *(metric(f"search/{name}") for name in numbers)]
     order = metric("search/best/value")
     best = _leaderboard(LEADERBOARD, "Searches", SEARCHES, order, columns, f"every search by the {measured} it found")
-    of_trials = [tag("search"), tag("setting"), *map(param, params), param("seed"), metric(f"final/{measured}")]
-    return [best, *_of_trials(of_trials, of_trials[-1])]
+    found = metric(f"final/{measured}")
+    of_trials = [tag("search"), tag("setting"), param("seed"), found, *map(param, params)]
+    return [best, *_of_trials(of_trials, found)]
 
 
 def saved(views: Iterable[View], made: int) -> dict[str, str]:

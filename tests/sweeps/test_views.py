@@ -103,6 +103,7 @@ def test_a_search_is_judged_by_what_it_minimises() -> None:
     best, trials, failures = search_views(["lr", "weight_decay"], "val/error")
     assert (best.where, best.order_by) == ("tags.kind = 'search'", "metrics.`search/best/value`")
     assert trials.order_by == "metrics.`final/val/error`"
+    assert trials.columns[:4] == ["tags.`search`", "tags.`setting`", "params.`seed`", trials.order_by]
     assert {param("lr"), param("weight_decay")} <= set(trials.columns) & set(failures.columns)
     assert not any("test" in column for view in (best, trials, failures) for column in view.columns)
 
