@@ -100,7 +100,7 @@ def page(browser: Browser) -> Iterator[Page]:
 def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """After ``browser``, so that nothing is trained where nobody can look at it."""
     with workplace_in(tmp_path_factory.mktemp("site"), STUDY_FILE) as place:
-        assert place.run().wait(timeout=120) == 1, place.printed  # one trial diverges
+        assert place.run().wait(timeout=180) == 1, place.printed  # one trial diverges
         for command in ("analysis", "report"), ("sweeps", "publish"):
             _do(place, *command)
         experiment = place.runs()[0].get_experiment_by_name(place.study.name)
