@@ -21,13 +21,11 @@ from typing import IO
 
 from sweeps.children import run_until_ctrl_c
 from sweeps.databases import require_different
-from sweeps.ui import HOST, SETTINGS, require_free
+from sweeps.ui import BACKEND_VARIABLE, HOST, REGISTRY_VARIABLE, SETTINGS, require_free
 from trainer.declaration import ConfigError
 from trainer.files import write_atomically
 from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results, hide_passwords
 
-BACKEND_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
-"""MLflow's own name for the database of its server. Clients know nothing of it."""
 ADMIN = "admin"
 LEAST_PASSWORD = 12  # MLflow takes no shorter one
 PRIVATE = 0o600
@@ -217,7 +215,7 @@ def _environment(uri: str, vault: Vault, key: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in not_its_own and (not name.lstrip("_").startswith("MLFLOW_") or name.startswith(KEPT))
     }
-    stores = {BACKEND_VARIABLE: uri, "MLFLOW_REGISTRY_STORE_URI": uri}
+    stores = {BACKEND_VARIABLE: uri, REGISTRY_VARIABLE: uri}
     secret = {"MLFLOW_AUTH_CONFIG_PATH": str(vault.settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": key}
     return kept | CLOSED | stores | secret
 

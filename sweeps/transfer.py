@@ -66,7 +66,7 @@ def export_study(reference: str, path: Path, ledger: Ledger, results: Results) -
     lost = [row.trial_id for row in rows.values() if row.state == "finished" and _stored(row.trial_id, results) is None]
     moved = [row for row in rows.values() if row.trial_id not in lost]
     measured = ledger.measured([row.trial_id for row in moved])
-    about = {"study": declared.name, "own_file": is_file(reference)}
+    about = {"study": declared.name, "own_file": is_file(reference), "searched": isinstance(declared, Tuning)}
     write_archive(path, KIND, about, lambda writer: _fill(writer, moved, measured, searches, results))
     print("\n".join(_exported(declared, path, moved, lost, is_file(reference))))
 
@@ -352,5 +352,5 @@ def _imported(about: Mapping[str, Any], fates: Mapping[str, Fate]) -> Iterator[s
             yield f"trial {trial_id} came to another outcome, or other numbers, here: it stays as it is"
     if counts["running here"]:
         yield "What is running here was left alone: import again once it is over"
-    called = "its file" if about.get("own_file") else name
-    yield f"To go on: make sweep (or search) STUDY={called}; to show it in MLflow: make deliver STUDY={called}"
+    command, called = "search" if about.get("searched") else "sweep", "FILE.py" if about.get("own_file") else name
+    yield f"To go on: make {command} STUDY={called}; to show it in MLflow: make deliver STUDY={called}"

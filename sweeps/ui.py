@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from sweeps.children import children_join, group_that_ends_with_us
+from sweeps.children import run_until_ctrl_c
 from sweeps.tracking import connect
 from sweeps.views import best_link
 from trainer.declaration import ConfigError
 from trainer.machine import TRACKING_SETTINGS, Results, hide_passwords
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password
+BACKEND_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
+"""MLflow's own name for the database of its server. Clients know nothing of it."""
+REGISTRY_VARIABLE = "MLFLOW_REGISTRY_STORE_URI"
 SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -43,11 +43,7 @@ def serve(results: Results, port: int) -> None:
     for experiment in connect(results).search_experiments(filter_string="name != 'Default'"):
         link = best_link(experiment.experiment_id, experiment.tags)
         print(f"  http://{HOST}:{port}/{link}  {experiment.name}", flush=True)
-    # Not in our process group: on Ctrl-C its processes would each print a traceback.
-    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as scratch:
-        with group_that_ends_with_us(Path(scratch)) as group, children_join(group):
-            code = subprocess.run(_command(uri, results, port), env=_environment(), check=False).returncode
-        raise ConfigError(f"MLflow's server has ended by itself, with code {code}: what it printed says why")
+    run_until_ctrl_c(_command(results, port), _environment(uri), "MLflow's server")
 
 
 def require_free(host: str, port: int, another: str) -> None:
@@ -60,12 +56,13 @@ def require_free(host: str, port: int, another: str) -> None:
             raise ConfigError(f"port {port} on {host}: {error.strerror}: choose another, {another}") from error
 
 
-def _environment() -> dict[str, str]:
-    return os.environ | {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
+def _environment(uri: str) -> dict[str, str]:
+    """The database's address may hold a password: it is not in argv."""
+    settings = {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
+    return os.environ | settings | {BACKEND_VARIABLE: uri, REGISTRY_VARIABLE: uri}
 
 
-def _command(uri: str, results: Results, port: int) -> list[str]:
+def _command(results: Results, port: int) -> list[str]:
     server = ["server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", uri, "--registry-store-uri", uri]
     artifacts = ["--default-artifact-root", results.artifacts.as_uri()]
-    return [sys.executable, "-m", "mlflow", *server, *stores, *artifacts, "--uvicorn-opts", "--log-level warning"]
+    return [sys.executable, "-m", "mlflow", *server, *artifacts, "--uvicorn-opts", "--log-level warning"]

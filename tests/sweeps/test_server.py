@@ -26,6 +26,7 @@ from sweeps.deliver import deliver
 from sweeps.server import Address, serve, vault_of
 from sweeps.sweep import with_pending
 from sweeps.tracking import connect
+from sweeps.ui import BACKEND_VARIABLE
 from tests.sweeps.conftest import Desk, make_records, make_study
 from tests.sweeps.test_ui import free_port
 from trainer.declaration import ConfigError
@@ -288,10 +289,10 @@ def test_a_database_of_somebody_else_is_refused(
     results: Results, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "postgresql+psycopg://sweeps:hunter2@localhost/lab")
-    monkeypatch.setenv(server.BACKEND_VARIABLE, "postgresql://mlflow:hunter3@127.0.0.1:5432/lab?connect_timeout=3")
+    monkeypatch.setenv(BACKEND_VARIABLE, "postgresql://mlflow:hunter3@127.0.0.1:5432/lab?connect_timeout=3")
     message = refusal(results, Address("127.0.0.1", free_port()))
     assert variable in message
-    assert server.BACKEND_VARIABLE in message
+    assert BACKEND_VARIABLE in message
     assert "hunter" not in message
 
 
