@@ -25,7 +25,7 @@ DOCKER = docker compose version > /dev/null 2>&1 || { \
   echo "error: docker compose: no such command: install Docker Engine and its compose plugin" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults lint format types golden bench-trainer bench-engine clean
+.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults lint format types golden bench-trainer bench-engine bench-analysis clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -179,6 +179,9 @@ bench-trainer: .venv/installed ## print what loading, an AMP step and a whole tr
 
 bench-engine: .venv/installed-test ## print what Ray, ledger, plans and MLflow cost beside the training, as ratios, in eight minutes
 	@$(RUN) -m benchmarks.engine
+
+bench-analysis: .venv/installed-test ## print what reading runs, histories and making a report take, as ratios, in five minutes
+	@$(RUN) -m benchmarks.analysis
 
 install: .venv/installed ## make .venv with the pinned packages; the other targets do this by themselves
 
