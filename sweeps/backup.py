@@ -70,8 +70,8 @@ def _fill(writer: Writer, copies: dict[str, Path], results: Results) -> None:
     for file in _files(results.root):
         with contextlib.suppress(FileNotFoundError):  # it is over and removed since
             writer.add_file(file.relative_to(results.root).as_posix(), file)
-    for name in reversed(copies):
-        writer.add_file(name, copies[name])
+    for name, copy in copies.items():
+        writer.add_file(name, copy)
 
 
 def _files(root: Path) -> Iterator[Path]:
