@@ -95,7 +95,7 @@ report: .venv/installed ## show the table of STUDY again and draw its figures
 	@$(RUN) -m analysis report '$(STUDY)'
 	@$(RUN) -m sweeps publish '$(STUDY)'
 
-report-all: .venv/installed ## the same for all that has trials here, and an index of the reports
+report-all: .venv/installed ## the same for all studies that have trials here, and an index of the reports
 	@$(RUN) -m analysis report-all
 
 compare: .venv/installed ## show which settings and numbers differ between STUDY and OTHER

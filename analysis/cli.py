@@ -66,18 +66,28 @@ def _report(found: Study | Tuning, results: Results, reference: str) -> None:
 
 
 def _report_all(results: Results) -> None:
-    """The built-in ones; a user's own are in the index once they were reported."""
+    """The built-in ones, and a user's own that were reported before and whose files are where they were."""
     from analysis.document import short_path
-    from analysis.index import write_index
+    from analysis.index import references, write_index
     from analysis.runs import begun
 
     tunings = built_in_tunings()
     final = {tuning.final_name for tuning in tunings.values()}  # reported with their tunings
     started = begun(results)
-    for name, found in (built_in() | tunings).items():
-        if name in started and name not in final:
-            _report(found, results, name)
+    own = [reference for reference in references(results) if reference.endswith(".py")]
+    for name in [name for name in built_in() | tunings if name in started and name not in final]:
+        _try_report(name, results)
+    for reference in own:
+        _try_report(reference, results)
     print(short_path(write_index(results)))
+
+
+def _try_report(reference: str, results: Results) -> None:
+    """One that cannot be made, for its file is gone say, keeps none of the others back."""
+    try:
+        _report(find_any(reference), results, reference)
+    except ConfigError as error:
+        print(f"{reference}: its report stays as it is: {error}")
 
 
 def _compare(first: str, second: str, results: Results) -> None:

@@ -17,6 +17,7 @@ from analysis.render import Rows
 from analysis.runs import load
 from analysis.tables import (
     COLUMNS,
+    MOST_NAMED,
     VALIDATION,
     Column,
     difference_text,
@@ -82,7 +83,9 @@ def contrast_report(a: Study, b: Study, results: Results, references: tuple[str,
 
 
 def contrast(a: Study, b: Study, results: Results, references: tuple[str, str]) -> Contrast:
-    """Compare two studies, of which each has finished trials in ``results``: else ConfigError."""
+    """Compare two studies, which are two and of which each has finished trials in ``results``: else ConfigError."""
+    if a.name == b.name:
+        raise ConfigError(f"{a.name}: a study does not differ from itself: name another one as OTHER")
     called = [shlex.quote(reference) for reference in references]
     frames = [_loaded(study, results, reference) for study, reference in zip((a, b), called, strict=True)]
     pairs = pair_cells(a, b)
@@ -92,9 +95,10 @@ def contrast(a: Study, b: Study, results: Results, references: tuple[str, str]) 
         name=f"{a.name}-and-{b.name}",
         question=f"Which settings and which numbers of {a.name} (A) and {b.name} (B) differ?",
         answer=_answer(a, b, same, pairs, frame),
-        reproduce=f"python -m analysis compare {' '.join(called)}",
+        reproduce="make compare STUDY={} OTHER={}".format(*called),
+        reference="",
         tables={"Settings that differ": settings_rows(a, b)} | _number_tables(frame),
-        notes=_notes(pairs, frame),
+        notes=[*_notes(pairs, frame), *_left_out(a, b, pairs)],
         warnings=[f"{study.name}: {line}" for study, own in zip((a, b), frames, strict=True) for line in warnings(own)],
     )
     return Contrast(frame, document)
@@ -249,8 +253,8 @@ def _rows(own: pd.DataFrame, column: Column) -> Rows:
 
 def _answer(a: Study, b: Study, same: Sequence[str], pairs: Sequence[Pair], frame: pd.DataFrame) -> str:
     counts = (
-        f"{a.name} has {len(a.cells())} cells, {b.name} {len(b.cells())}. The same trials in both: {len(same)};"
-        f" corresponding ones: {len(pairs)}."
+        f"{a.name} has {len(a.cells())} cells, {b.name} {len(b.cells())}: {len(same)} are in both, the same trials;"
+        f" of the others {len(pairs)} correspond."
     )
     if frame.empty:
         return counts
@@ -261,13 +265,15 @@ def _answer(a: Study, b: Study, same: Sequence[str], pairs: Sequence[Pair], fram
     title = next(column.title for column in (*TEST, *VALIDATION.values()) if column.metric == metric)
     parts = [("lower in A", lower), ("higher in A", higher), ("not told apart", list(own.loc[~told, "a/cell"]))]
     said = "; ".join(f"{text}: {', '.join(cells)}" for text, cells in parts if cells)
-    return f"{counts}\n{title}, at {SIGNIFICANCE:g} with Holm's correction for {own['difference/p'].count()}: {said}."
+    tasks = " (test images differ)" if _other_tasks(pairs) else ""
+    return f"{counts}\n{title}{tasks}, at {SIGNIFICANCE:g} with Holm's correction for {own['difference/p'].count()}: {said}."
 
 
 def _notes(pairs: Sequence[Pair], frame: pd.DataFrame) -> list[str]:
     lines = [
-        "Cells correspond that are of one method and each other's nearest in settings; the label is A's. Means are over"
-        " seeds at the last epoch; intervals cover the choice of the seed, not that of the test images."
+        "Cells correspond that are of one method and differ in the fewest parameters, by whatever their values are; where"
+        " several differ in equally few none does. The label is A's. Means are over seeds at the last epoch; intervals"
+        " cover the choice of the seed, not that of the test images."
     ]
     if shared := common_settings(pairs):
         lines.append(f"All pairs differ in: {', '.join(shared)}.")
@@ -281,6 +287,23 @@ def _notes(pairs: Sequence[Pair], frame: pd.DataFrame) -> list[str]:
         lines.append(
             "Welch: network, data or split differ, or fewer than two seeds are shared, so that none are pairs."
         )
-    if any("dataset" in pair.differs for pair in pairs):
+    if _other_tasks(pairs):
         lines.append("Where data sets differ, so do the test images: the difference is one between tasks.")
+    return lines
+
+
+def _other_tasks(pairs: Sequence[Pair]) -> bool:
+    return any("dataset" in pair.differs for pair in pairs)
+
+
+def _left_out(a: Study, b: Study, pairs: Sequence[Pair]) -> list[str]:
+    """The cells of each study that have none to be compared with, by name."""
+    both = {cell.cell_id for cell in a.cells()} & {cell.cell_id for cell in b.cells()}
+    compared = both | {cell.cell_id for pair in pairs for cell in (pair.first, pair.second)}
+    lines = []
+    for study in (a, b):
+        labels = [cell.label for cell in study.cells() if cell.cell_id not in compared]
+        more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+        if labels:
+            lines.append(f"Of {study.name} without a counterpart: {', '.join(labels[:MOST_NAMED])}{more}.")
     return lines

@@ -35,7 +35,8 @@ class Section(NamedTuple):
 class Document:
     """A report, but for its pictures.
 
-    answer: a sentence, or several, a line each. reproduce: the command that makes it all again. tables: by their
+    answer: a sentence, or several, a line each. reproduce: the command that makes it all again. reference: what the
+    user calls the study; empty where it is of none. tables: by their
     titles, of which one may be empty. findings: what follows from them, a sentence each. warnings: what a reader must
     not miss. sections: further tables, which a terminal does not show. details: tables to look things up in, by their
     titles, which only a page shows, folded.
@@ -45,6 +46,7 @@ class Document:
     question: str
     answer: str
     reproduce: str
+    reference: str
     tables: Mapping[str, Rows]
     notes: Sequence[str]
     findings: Sequence[str] = ()
@@ -92,7 +94,7 @@ class Document:
 
     def summary(self, pictures: Sequence[Picture]) -> dict[str, Any]:
         """What an index, or a tracking server's description of the study, needs of it."""
-        names = ("name", "question", "answer", "findings", "warnings", "reproduce")
+        names = ("name", "question", "answer", "findings", "warnings", "reproduce", "reference")
         found = {name: getattr(self, name) for name in names}
         return found | {"figures": [picture.png.name for picture in pictures]}
 

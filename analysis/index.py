@@ -28,6 +28,12 @@ def write_index(results: Results) -> Path:
     return index
 
 
+def references(results: Results) -> list[str]:
+    """What users called the studies that they have reported; an index of an earlier version knows none."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.reports.glob(f"*/{SUMMARY_FILE}"))]
+    return [one["reference"] for one in found if one.get("reference")]
+
+
 def _entry(summary: Path) -> Entry:
     found, folder = json.loads(summary.read_text(encoding="utf-8")), summary.parent
     return Entry(

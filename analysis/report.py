@@ -16,7 +16,7 @@ from analysis.figures.draw import draw_all
 from analysis.measured import PROBE_NOTES, answers, probe_rows
 from analysis.pivot import Pivot, pivots
 from analysis.published import published_finding, published_notes, published_rows, published_table
-from analysis.render import markdown_table
+from analysis.render import latex_table, markdown_table
 from analysis.runs import load
 from analysis.tables import (
     answer,
@@ -48,6 +48,7 @@ def report(study: Study, results: Results, reference: str) -> list[Path]:
     document = study_document(material, published, layouts, reference)
     frames = {"cells": material.table, "trials": frame} | ({} if published.empty else {"published": published})
     texts = {name: text for layout in layouts for name, text in _files(layout, study.name).items()}
+    texts["cells.tex"] = latex_table(text_rows(study, frame, material.table), study.question, f"tab:{study.name}")
     return write_report(document, results, frames, draw_all(material), texts, {"history": material.history})
 
 
@@ -68,6 +69,7 @@ def study_document(material: Material, published: pd.DataFrame, layouts: Sequenc
         question=study.question,
         answer="\n".join(asked) or ranking,
         reproduce=reproduce(frame, reference),
+        reference=reference,
         tables={"": text_rows(study, frame, table)} | ({"Not finished": failures} if failures else {}),
         findings=[
             *(ranking.splitlines() if asked else []),
@@ -82,19 +84,23 @@ def study_document(material: Material, published: pd.DataFrame, layouts: Sequenc
 
 
 def _sections(material: Material, published: pd.DataFrame, layouts: Sequence[Pivot]) -> Iterator[Section]:
-    if measured := probe_rows(material):
-        yield Section("What probes measured", measured, PROBE_NOTES)
     if len(published):
         yield Section("Against the paper", published_rows(published), published_notes(published))
     for layout in layouts:
         yield Section(f"In the paper's layout {layout.title}".strip(), layout.flat, [layout.caption])
     if selection := selection_rows(material.table):
         yield Section("Last epoch, best on test, best on validation", selection, selection_notes(material.table))
+    if measured := probe_rows(material):
+        yield Section("What probes measured", measured, PROBE_NOTES)
 
 
 def reproduce(frame: pd.DataFrame, reference: str) -> str:
-    """The command that trains and reports it again, with the commit where all trials are of one."""
+    """The command that trains and reports it again; of a built-in study with the commit, where all trials are of one.
+
+    A user's own file need not be in any commit.
+    """
     sweep = f"make sweep STUDY={shlex.quote(reference)}"
     commits = set(frame["commit"].dropna())
     (commit,) = commits if len(commits) == 1 else ("",)
-    return f"git checkout {commit} && {sweep}" if re.fullmatch("[0-9a-f]{40}", commit) else sweep
+    known = re.fullmatch("[0-9a-f]{40}", commit) and not reference.endswith(".py")
+    return f"git checkout {commit} && {sweep}" if known else sweep

@@ -113,6 +113,7 @@ def _document(
         question=tuning.question,
         answer=_progress(found),
         reproduce=f"make search STUDY={shlex.quote(reference)}",
+        reference=reference,
         tables={title: _text_rows(block, names) for title, block in grouped.items()},
         notes=[
             *_budget(found),

@@ -127,6 +127,7 @@ def verdict(tuning: Tuning, results: Results, reference: str) -> list[Path]:
         question=tuning.question,
         answer="\n".join(ranking(block) for block in judged),
         reproduce=f"make final STUDY={shlex.quote(reference)}",
+        reference="",
         findings=[*(line for block in judged for line in gap_lines(block)), read_by],
         tables={block.title: _text_rows(block, table) for block in judged},
         notes=_notes(tuning, frame),

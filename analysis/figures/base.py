@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
@@ -28,6 +28,8 @@ CELL_PANELS = (("nll", "NLL", 1.0), ("error", "error (%)", 100.0), ("ece", "ECE 
 """Metric, title and scale of the three panels that cells are compared in."""
 MOST_NAMED = 8
 """Cells in one sentence of a caption."""
+ON_DATA: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "edgecolor": "none", "borderpad": 0.3}
+"""Of a legend that lies on curves: they would strike its text through."""
 LOG_FROM_RATIO = 4.0
 """Panels whose seeds span more than this factor are drawn on a log axis."""
 

@@ -19,6 +19,7 @@ from analysis.figures.base import (
     EPSILON,
     ERM_COLOUR,
     FULL_WIDTH,
+    ON_DATA,
     PARAMETERS,
     Drawn,
     Material,
@@ -235,7 +236,7 @@ def _beside(curve: Curve) -> tuple[float, float]:
 def _name_radii(axes: Axes, metrics: Sequence[str]) -> None:
     """Two lines of one metric stand in one panel: which is which."""
     lines = [line for line in axes.lines if line.get_label() == "AMP, mean over seeds"]
-    axes.legend(lines, [f"ρ = {_radius(metric):g}" for metric in metrics], loc="best", handlelength=2.5)
+    axes.legend(lines, [f"ρ = {_radius(metric):g}" for metric in metrics], loc="best", handlelength=2.5, **ON_DATA)
 
 
 def _finish(axes: Axes, curve: Curve, chosen: Sequence[float]) -> None:

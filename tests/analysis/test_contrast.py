@@ -144,7 +144,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("made")
 def test_it_is_said_what_differs_and_how_it_was_compared(tmp_path: Path) -> None:
     found = contrast(BASE, DECAYED, Results(tmp_path), NAMES).document
-    assert "The same trials in both: 0; corresponding ones: 3." in found.answer
+    assert "0 are in both, the same trials; of the others 3 correspond." in found.answer
     assert "higher in A: Erm, Amp epsilon=0.1, Amp epsilon=0.3" in found.answer
     assert found.tables["test NLL"][1][2:] == [
         *("0.3025 [0.2905, 0.3145]", "4", "0.2540 [0.2420, 0.2660]", "4"),
@@ -164,9 +164,22 @@ def test_report_is_written_and_nothing_corresponding_is_no_error(
     folder = tmp_path / "reports" / "base-and-decayed"
     assert folder / "contrast.csv" in files
     assert "+0.0485 [+0.0464, +0.0506]" in capsys.readouterr().out
-    assert "analysis compare base 'my decayed.py'" in (folder / "report.md").read_text()
-    contrast_report(BASE, BASE, Results(tmp_path), NAMES)
-    assert "The same trials in both: 3; corresponding ones: 0." in capsys.readouterr().out
+    assert "make compare STUDY=base OTHER='my decayed.py'" in (folder / "report.md").read_text()
+    contrast_report(BASE, replace(BASE, name="twin"), Results(tmp_path), NAMES)
+    assert "3 are in both, the same trials; of the others 0 correspond." in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("made")
+def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
+    fewer = replace(DECAYED, name="fewer", trials=[trial for trial in DECAYED.trials if isinstance(trial.method, Erm)])
+    lines = contrast(BASE, fewer, Results(tmp_path), NAMES).document.notes
+    assert "Of base without a counterpart: Amp epsilon=0.1, Amp epsilon=0.3." in lines
+    assert not any(line.startswith("Of fewer without") for line in lines)
+
+
+def test_a_study_is_not_compared_with_itself(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="base: a study does not differ from itself: name another one as OTHER"):
+        contrast(BASE, BASE, Results(tmp_path), NAMES)
 
 
 def test_nothing_finished_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

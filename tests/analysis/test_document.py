@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.document import Document, write_report
 from analysis.figures.base import Drawn
-from analysis.index import write_index
+from analysis.index import references, write_index
 from analysis.render import Strong
 from trainer.declaration import ConfigError
 from trainer.machine import Results
@@ -23,6 +23,7 @@ DOCUMENT = Document(
     question="Is <b>this</b> & [that] text?",
     answer="Amp is lower.\nSo is Sam.",
     reproduce="make sweep STUDY='my study.py'",
+    reference="my study.py",
     tables={"": [["method", "test NLL"], ["Erm", "0.3"], ["Amp", Strong("0.2")]], "Second": [["cell"], ["a < b"]]},
     notes=["Means over seeds."],
     findings=["It closes 50%."],
@@ -129,6 +130,11 @@ def test_index_leads_to_every_report(results: Results) -> None:
     assert "Amp is lower." in shown
     assert "One seed is missing." in shown
     assert len(Page(text).addresses) == 1
+
+
+def test_index_knows_what_users_called_their_studies(results: Results) -> None:
+    written(results)
+    assert references(results) == ["my study.py"]
 
 
 def test_no_report_is_said(results: Results) -> None:
