@@ -266,13 +266,14 @@ def _answer(a: Study, b: Study, same: Sequence[str], pairs: Sequence[Pair], fram
     parts = [("lower in A", lower), ("higher in A", higher), ("not told apart", list(own.loc[~told, "a/cell"]))]
     said = "; ".join(f"{text}: {', '.join(cells)}" for text, cells in parts if cells)
     tasks = " (test images differ)" if _other_tasks(pairs) else ""
-    return f"{counts}\n{title}{tasks}, at {SIGNIFICANCE:g} with Holm's correction for {own['difference/p'].count()}: {said}."
+    corrected = f"at {SIGNIFICANCE:g} with Holm's correction for {own['difference/p'].count()}"
+    return f"{counts}\n{title}{tasks}, {corrected}: {said}."
 
 
 def _notes(pairs: Sequence[Pair], frame: pd.DataFrame) -> list[str]:
     lines = [
-        "Cells correspond that are of one method and differ in the fewest parameters, by whatever their values are; where"
-        " several differ in equally few none does. The label is A's. Means are over seeds at the last epoch; intervals"
+        "Cells correspond that are of one method and differ in the fewest parameters, by however much; where several"
+        " differ in equally few none does. The label is A's. Means are over seeds at the last epoch; intervals"
         " cover the choice of the seed, not that of the test images."
     ]
     if shared := common_settings(pairs):

@@ -345,12 +345,14 @@ def selection_notes(table: pd.DataFrame) -> list[str]:
     if not has_metric(table, "leak/test/error/mean"):
         return []
     lines = [
-        "oracle: each seed's epoch of lowest test error, the first of equally low ones, as the authors' released code reports. It is chosen on the"
-        " test set, so its error is too good and nothing is concluded from it. leak: oracle minus last epoch.",
+        "oracle: each seed's epoch of lowest test error, the first of equally low ones, as the authors' released code"
+        " reports. It is chosen on the test set, so its error is too good and nothing is concluded from it. leak: oracle"
+        " minus last epoch.",
     ]
     if has_metric(table, "best_val/test/nll/mean"):
         lines.append(
-            "best on val: each seed's epoch of lowest validation NLL, the first of equally low ones, which is chosen without the test set."
+            "best on val: each seed's epoch of lowest validation NLL, the first of equally low ones, which is chosen"
+            " without the test set."
         )
     return lines
 
