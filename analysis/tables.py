@@ -346,8 +346,8 @@ def selection_notes(table: pd.DataFrame) -> list[str]:
         return []
     lines = [
         "oracle: each seed's epoch of lowest test error, the first of equally low ones, as the authors' released code"
-        " reports. It is chosen on the test set, so its error is too good and nothing is concluded from it. leak: oracle"
-        " minus last epoch.",
+        " reports. It is chosen on the test set, so its error is too good and nothing is concluded from it. leak:"
+        " oracle minus last epoch.",
     ]
     if has_metric(table, "best_val/test/nll/mean"):
         lines.append(
