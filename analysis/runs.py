@@ -12,7 +12,7 @@ from pandas.api.typing import NaTType
 
 from analysis.cache import cached_histories
 from analysis.selection import selections
-from analysis.store import Store, StoredRun, open_store
+from analysis.store import Store, StoredRun, frame_of, open_store
 from search_spaces.study import Study
 from trainer.config import TrialConfig
 from trainer.machine import Results
@@ -49,7 +49,8 @@ def load_history(study: Study, results: Results) -> pd.DataFrame:
     """One row a trial, epoch and metric, of trials that are not finished too.
 
     Columns: ``trial_id``; ``cell``, the label of its cell; ``seed``; ``metric``; ``epoch``, from 1; ``timestamp`` in
-    milliseconds since 1970; ``value``. Texts are categories. Raises ConfigError as ``load``.
+    milliseconds since 1970; ``value``, one for each of these; the newest, should MLflow have more. Texts are
+    categories. Raises ConfigError as ``load``.
     """
     with open_store(results) as store:
         return _history(study, _runs_by_trial(store, study), store, results)
@@ -94,27 +95,34 @@ def _outcome(run: StoredRun | None) -> str:
 
 def _history(study: Study, runs: Mapping[str, StoredRun], store: Store | None, results: Results) -> pd.DataFrame:
     declared = {trial.trial_id: trial for trial in study.trials if trial.trial_id in runs}
-    if store is None or not declared:
-        return pd.DataFrame(columns=list(HISTORY)).astype({"metric": str, "value": float})
-    points = cached_histories(store, [runs[trial_id] for trial_id in declared], results, study.name)
+    wanted = [runs[trial_id] for trial_id in declared]
+    points = cached_histories(store, wanted, results, study.name) if store else frame_of([])
     of_run = {runs[trial_id].run_id: trial_id for trial_id in declared}
     trials = [of_run[run_id] for run_id in points["run_id"].cat.categories]
     cells, labels = _labels(study), [cell.label for cell in study.cells()]
     code = points["run_id"].cat.codes.to_numpy()  # a number a trial: a million rows of names would take their time
-    cell_of_code = np.array([labels.index(cells[trial_id]) for trial_id in trials])
+    cell_of_code = np.array([labels.index(cells[trial_id]) for trial_id in trials], dtype=int)
     named: dict[str, Any] = {
-        "trial_id": pd.Categorical.from_codes(code, pd.Index(trials)),
+        "trial_id": pd.Categorical.from_codes(code, pd.Index(trials, dtype=str)),
         "cell": pd.Categorical.from_codes(cell_of_code[code], pd.Index(labels)),
-        "seed": np.array([declared[trial_id].seed for trial_id in trials])[code],
+        "seed": np.array([declared[trial_id].seed for trial_id in trials], dtype=int)[code],
     }
-    order = np.lexsort((points["epoch"], points["metric"].cat.codes, _places(study, trials)[code]))
-    return points.assign(**named)[list(HISTORY)].take(order).reset_index(drop=True)
+    newest = _newest(points, _places(study, trials)[code])
+    return points.assign(**named)[list(HISTORY)].take(newest).reset_index(drop=True)
+
+
+def _newest(points: pd.DataFrame, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of ``points`` count, in order of trial, metric and epoch: of an epoch that was written twice the newest."""
+    keys = places, points["metric"].cat.codes, points["epoch"]
+    order = np.lexsort([points["timestamp"], *reversed(keys)])
+    changes = [np.diff(np.asarray(key)[order], append=-1) != 0 for key in keys]
+    return order[np.logical_or.reduce(changes)]
 
 
 def _places(study: Study, trials: Sequence[str]) -> NDArray[np.int64]:
     """Where each of ``trials`` stands in the study."""
     declared = {trial.trial_id: place for place, trial in enumerate(study.trials)}
-    return np.array([declared[trial_id] for trial_id in trials])
+    return np.array([declared[trial_id] for trial_id in trials], dtype=int)
 
 
 def load_records(experiment: str, results: Results) -> pd.DataFrame:

@@ -6,9 +6,10 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 import sqlalchemy as sql
@@ -34,25 +35,41 @@ NOT_BY_EPOCH = ("final/", "probe/")
 """What metrics begin with that have no history."""
 CHUNK = 500  # runs in one query: twice as many bound values, and SQLite takes 32,766
 BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+PAGE = 1000  # runs or experiments in one answer
+CONNECTIONS = 2
+"""To a server at a time: while it looks for some points, those that it has found are read."""
 BULK_RUNS, BULK_POINTS = 100, 25_000
 """What MLflow's bulk call takes and gives at most; the points beyond it are left out without a word."""
 
 
+class Last(NamedTuple):
+    """A metric's point of the highest step; the timestamp in milliseconds since 1970."""
+
+    value: float
+    step: int
+    timestamp: int
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run as MLflow has it. started, ended: milliseconds since 1970. metrics: the last value of each."""
+    """A run as MLflow has it. started, ended: milliseconds since 1970. last: of each metric its last point."""
 
     run_id: str
     status: str
     started: int | None
     ended: int | None
     tags: Mapping[str, str]
-    metrics: Mapping[str, float]
+    last: Mapping[str, Last]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each."""
+        return {name: point.value for name, point in self.last.items()}
 
     @property
     def history_metrics(self) -> list[str]:
         """The metrics that have a point an epoch."""
-        return [name for name in self.metrics if not name.startswith(NOT_BY_EPOCH)]
+        return [name for name in self.last if not name.startswith(NOT_BY_EPOCH)]
 
 
 class Store(Protocol):
@@ -77,6 +94,7 @@ def open_store(results: Results) -> Iterator[Store | None]:
 
     Raises ConfigError, one line, when it is none that can be read, or does not answer.
     """
+    set_tracking_defaults()
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = results.tracking_uri
@@ -98,7 +116,7 @@ def open_store(results: Results) -> Iterator[Store | None]:
 def frame_of(points: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     """A frame of histories of rows as ``POINTS`` has columns; a point that stands twice counts once."""
     found = pd.DataFrame(points, columns=list(POINTS)).drop_duplicates(ignore_index=True)
-    return found.astype({"run_id": "category", "metric": "category", "value": float})
+    return found.astype({"run_id": "category", "metric": "category", "epoch": int, "timestamp": int, "value": float})
 
 
 def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -121,8 +139,8 @@ _runs = sql.table(
 )
 _experiments = sql.table("experiments", *map(sql.column, ("experiment_id", "name", "lifecycle_stage")))
 _tags = sql.table("tags", *map(sql.column, ("run_uuid", "key", "value")))
-_latest = sql.table("latest_metrics", *map(sql.column, ("run_uuid", "key", "value", "is_nan")))
-_metrics = sql.table("metrics", *map(sql.column, ("run_uuid", "key", "step", "timestamp", "value", "is_nan")))
+POINT = ("run_uuid", "key", "value", "step", "timestamp", "is_nan")
+_latest, _metrics = (sql.table(name, *map(sql.column, POINT)) for name in ("latest_metrics", "metrics"))
 
 
 class DatabaseStore:
@@ -155,19 +173,26 @@ class DatabaseStore:
         found: dict[str, StoredRun] = {}
         with self._engine.connect() as connection:
             for ids in _chunks(run_ids, CHUNK):
-                tags: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
-                metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in ids}
-                for run_id, key, value in connection.execute(sql.select(_tags).where(_tags.c.run_uuid.in_(ids))):
-                    tags[run_id][key] = value
-                for run_id, key, value, is_nan in connection.execute(
-                    sql.select(_latest).where(_latest.c.run_uuid.in_(ids))
-                ):
-                    metrics[run_id][key] = math.nan if is_nan else value
-                about = sql.select(_runs.c.run_uuid, _runs.c.status, _runs.c.start_time, _runs.c.end_time)
-                active = about.where(_runs.c.run_uuid.in_(ids), _runs.c.lifecycle_stage == "active")
-                for run_id, status, started, ended in connection.execute(active):
-                    found[run_id] = StoredRun(run_id, status, started, ended, tags[run_id], metrics[run_id])
+                found |= self._runs(connection, ids)
         return found
+
+    def _runs(self, connection: sql.Connection, ids: Sequence[str]) -> dict[str, StoredRun]:
+        """The status first: a sweep writes it last, so that what is read of a finished run is all of it."""
+        query = sql.select(_runs.c.run_uuid, _runs.c.status, _runs.c.start_time, _runs.c.end_time)
+        active = query.where(_runs.c.run_uuid.in_(ids), _runs.c.lifecycle_stage == "active")
+        runs = connection.execute(active).all()
+        tags: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
+        last: dict[str, dict[str, Last]] = {run_id: {} for run_id in ids}
+        for run_id, key, value in connection.execute(sql.select(_tags).where(_tags.c.run_uuid.in_(ids))):
+            tags[run_id][key] = value
+        for run_id, key, value, step, timestamp, is_nan in connection.execute(
+            sql.select(_latest).where(_latest.c.run_uuid.in_(ids))
+        ):
+            last[run_id][key] = Last(math.nan if is_nan else value, step, timestamp)
+        return {
+            run_id: StoredRun(run_id, status, started, ended, tags[run_id], last[run_id])
+            for run_id, status, started, ended in runs
+        }
 
     def histories(self, runs: Sequence[StoredRun]) -> pd.DataFrame:
         return joined(self._points(chunk) for chunk in _chunks(runs, CHUNK))
@@ -202,7 +227,7 @@ class ServerStore:
     def _experiments(self) -> Iterator[Any]:
         token: str | None = None
         while True:
-            page = self._client.search_experiments(max_results=1000, page_token=token)
+            page = self._client.search_experiments(max_results=PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -224,7 +249,7 @@ class ServerStore:
         found: list[StoredRun] = []
         token: str | None = None
         while True:
-            page = self._client.search_runs(experiment_ids, condition, max_results=1000, page_token=token)
+            page = self._client.search_runs(experiment_ids, condition, max_results=PAGE, page_token=token)
             found.extend(map(_stored, page))
             token = page.token
             if not token:
@@ -232,14 +257,11 @@ class ServerStore:
 
     def histories(self, runs: Sequence[StoredRun]) -> pd.DataFrame:
         names = sorted({name for run in runs for name in run.history_metrics})
-        points: list[tuple[Any, ...]] = []
-        for name in names:
-            having = [run for run in runs if name in run.metrics]
-            for chunk in _chunks(having, BULK_RUNS):
-                points.extend(self._points(chunk, name))
-        return frame_of(points)
+        asked = [(portion, name) for name in names for portion in _portions(runs, name)]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            return joined(pool.map(lambda one: frame_of(self._points(*one)), asked))
 
-    def _points(self, runs: Sequence[StoredRun], name: str) -> Iterable[tuple[Any, ...]]:
+    def _points(self, runs: Sequence[StoredRun], name: str) -> list[tuple[Any, ...]]:
         """All of them: where the answer can have left some out it is asked for in halves."""
         if len(runs) == 1:
             history = self._client.get_metric_history(runs[0].run_id, name)
@@ -255,12 +277,28 @@ class ServerStore:
         return [*self._points(runs[:middle], name), *self._points(runs[middle:], name)]
 
 
+def _portions(runs: Sequence[StoredRun], name: str) -> Iterator[list[StoredRun]]:
+    """Those of ``runs`` that have the metric, as many at a time as one answer has room for."""
+    portion: list[StoredRun] = []
+    room = BULK_POINTS
+    for run in (run for run in runs if name in run.last):
+        expected = run.last[name].step + 1
+        if portion and (len(portion) == BULK_RUNS or expected >= room):
+            yield portion
+            portion, room = [], BULK_POINTS
+        portion.append(run)
+        room -= expected
+    if portion:
+        yield portion
+
+
 def _has_the_last(points: Sequence[tuple[Any, ...]], runs: Sequence[StoredRun], name: str) -> bool:
-    """Whether the last value of each run is among its ``points``: another server may give fewer in one answer."""
-    seen = {(run_id, repr(float(value))) for run_id, _, _, _, value in points}
-    return all((run.run_id, repr(float(run.metrics[name]))) in seen for run in runs)
+    """Whether each run's last point is among ``points``: another server may give fewer in one answer."""
+    seen = {(run_id, step, timestamp) for run_id, _, step, timestamp, _ in points}
+    return all((run.run_id, run.last[name].step, run.last[name].timestamp) in seen for run in runs)
 
 
 def _stored(run: Run) -> StoredRun:
-    info = run.info
-    return StoredRun(info.run_id, info.status, info.start_time, info.end_time, run.data.tags, run.data.metrics)
+    info, points = run.info, run.data.to_proto().metrics
+    last = {point.key: Last(point.value, point.step, point.timestamp) for point in points}
+    return StoredRun(info.run_id, info.status, info.start_time, info.end_time, run.data.tags, last)
