@@ -241,6 +241,45 @@ def test_a_server_that_gives_less_than_is_asked_for(
     assert read(store, store.trial_runs(experiment.name)) == told(client, long_runs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("module_place", ["server"], indirect=True)
+def test_more_points_than_a_server_gives_at_a_time(
+    place: Place, store: Store, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own limit is real: asked for more it gives 25,000, and says nothing."""
+    counts = [9_001, 9_001, 9_001, 25_001]
+    lengths = {experiment.run(Metric("lr", 0.5, count, count)): count for count in counts}
+    insert(place, [(run_id, epoch) for run_id, count in lengths.items() for epoch in range(1, count)])
+    for points in (10**6, store_module.BULK_POINTS):  # all runs in one answer, and as many as have room in one
+        monkeypatch.setattr(store_module, "BULK_POINTS", points)
+        history = store.histories(store.trial_runs(experiment.name))
+        assert history.groupby("run_id", observed=True)["epoch"].nunique().to_dict() == lengths
+        assert len(history) == sum(counts)
+
+
+def insert(place: Place, epochs: Sequence[tuple[str, int]]) -> None:
+    """Points past MLflow, by which writing so many would take a minute."""
+    engine = sql.create_engine(place.database)
+    tables = sql.MetaData()
+    tables.reflect(engine, only=["metrics"])
+    same = {"key": "lr", "value": 0.5, "is_nan": False}
+    rows = [same | {"run_uuid": run_id, "step": epoch, "timestamp": epoch} for run_id, epoch in epochs]
+    with engine.begin() as connection:
+        connection.execute(tables.tables["metrics"].insert(), rows)
+    engine.dispose()
+
+
+def test_infinity_is_what_mlflow_makes_of_it(store: Store, experiment: Experiment, client: MlflowClient) -> None:
+    run_id = experiment.run(*epochs("test/nll", math.inf, -math.inf, 5e-324))
+    assert read(store, store.trial_runs(experiment.name)) == told(client, [run_id])
+
+
+def test_histories_have_their_types_even_without_a_point(store: Store, experiment: Experiment) -> None:
+    experiment.run(*epochs("test/nll", 0.5))
+    for history in (store.histories(store.trial_runs(experiment.name)), store.histories([])):
+        assert [str(dtype) for dtype in history.dtypes] == ["category", "category", "int64", "int64", "float64"]
+
+
 def test_a_run_grows_between_two_looks(store: Store, experiment: Experiment, client: MlflowClient) -> None:
     run_id = experiment.run(*epochs("lr", 0.1), status="RUNNING")
     runs = store.trial_runs(experiment.name)
