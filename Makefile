@@ -167,7 +167,7 @@ format: .venv/installed-test ## mend style and formatting
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-types: .venv/installed-test ## check types
+types: .venv/installed-browser ## check types
 	@$(RUN) -m mypy
 
 golden: .venv/installed-test ## write the golden files of studies and report anew, for a diff to show what changed
