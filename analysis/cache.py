@@ -71,7 +71,7 @@ def _print(run: StoredRun) -> str:
 
 def _read(path: Path) -> tuple[dict[str, str], pd.DataFrame]:
     """The prints of the runs that are kept, and their points; nothing unless it is to the bit what was written."""
-    with contextlib.suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[ABOUT])
         points = table.to_pandas()
@@ -88,7 +88,6 @@ def _about(prints: dict[str, str], points: pd.DataFrame) -> dict[str, Any]:
         if isinstance(values.dtype, pd.CategoricalDtype):
             said.update(json.dumps(list(values.cat.categories)).encode())
             values = values.cat.codes
-        said.update(str(values.dtype).encode())
         said.update(np.ascontiguousarray(values.to_numpy()).data)
     return {"runs": prints, "digest": said.hexdigest()}
 

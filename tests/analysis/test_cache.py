@@ -96,7 +96,11 @@ def test_a_failed_run_is_over_too(store: FakeStore, results: Results) -> None:
 def test_what_can_go_on_is_read_again(store: FakeStore, results: Results, status: str) -> None:
     store.put("b", OTHERS, status, None)
     assert read(store, results) == ["a", "b"]
+    store.put("b", [(1, 12, 1.5), *OTHERS[1:]], status, None)  # of which its last point shows nothing
+    assert read(store, results) == ["b"]
     store.put("b", [*OTHERS, (3, 31, 1.125)], status, None)
+    assert read(store, results) == ["b"]
+    store.put("b", [(0, 1, 2.0), *OTHERS, (3, 31, 1.125)], status, None)  # an earlier epoch, brought later
     assert read(store, results) == ["b"]
 
 
@@ -189,6 +193,19 @@ def test_wherever_a_byte_is_damaged_no_number_is_another(store: FakeStore, resul
         damaged[place] ^= 0xFF
         kept(results).write_bytes(damaged)
         assert read(store, results) in (["a", "b"], []), place
+
+
+@pytest.mark.parametrize(("column", "kind"), [("epoch", pa.duration("s")), ("run_id", pa.string())])
+def test_the_same_bits_of_another_type_are_read_anew(
+    store: FakeStore, results: Results, column: str, kind: pa.DataType
+) -> None:
+    read(store, results)
+    table = pq.read_table(kept(results))
+    place = table.column_names.index(column)
+    described = pq.read_schema(kept(results)).metadata
+    changed = table.set_column(place, column, table[column].cast(kind))
+    pq.write_table(changed.replace_schema_metadata({b"histories": described[b"histories"]}), kept(results))
+    assert read(store, results) == ["a", "b"]
 
 
 def test_a_file_of_another_version_is_written_anew(

@@ -192,7 +192,7 @@ def test_more_than_one_call_tells(
     runs = store.trial_runs(experiment.name)
     assert [run.run_id for run in runs] == run_ids[::-1]
     assert sorted(store.runs(run_ids)) == sorted(run_ids)
-    assert experiment.name in store.experiments()
+    assert {Experiment(client).name for _ in range(3)} | {experiment.name} <= set(store.experiments())
     assert read(store, runs) == told(client, run_ids)
 
 
@@ -280,6 +280,18 @@ def test_histories_have_their_types_even_without_a_point(store: Store, experimen
         assert [str(dtype) for dtype in history.dtypes] == ["category", "category", "int64", "int64", "float64"]
 
 
+def test_a_full_answer_can_have_the_last_epoch_and_yet_not_all(
+    store: Store, experiment: Experiment, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of epochs that were written twice: points come by their time."""
+    again = [Metric("lr", 0.5, 999, epoch) for epoch in (1, 2, 3)]
+    run_ids = [experiment.run(*epochs("lr", *[0.1] * 5), *again) for _ in range(2)]
+    monkeypatch.setattr(store_module, "BULK_POINTS", 13)
+    found = read(store, store.trial_runs(experiment.name))
+    assert found == told(client, run_ids)
+    assert len(found) == 16
+
+
 def test_a_run_grows_between_two_looks(store: Store, experiment: Experiment, client: MlflowClient) -> None:
     run_id = experiment.run(*epochs("lr", 0.1), status="RUNNING")
     runs = store.trial_runs(experiment.name)
@@ -307,32 +319,53 @@ class Recorder(BaseHTTPRequestHandler):
     """A server that has no points and notes who asked."""
 
     seen: list[str | None]
+    said: bytes
 
     def do_GET(self) -> None:
         self.seen.append(self.headers["Authorization"])
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(b'{"metrics": []}')
+        self.wfile.write(self.said)
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
-def test_one_signs_in_as_mlflow_does(folder: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    Recorder.seen = []
+@pytest.fixture
+def recorder(folder: Results, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorder]]:
+    """The tracking store, while the test lasts."""
+    Recorder.seen, Recorder.said = [], b'{"metrics": []}'
     listening = HTTPServer(("127.0.0.1", 0), Recorder)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
     monkeypatch.setenv(TRACKING_VARIABLE, f"http://127.0.0.1:{listening.server_port}")
+    yield Recorder
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+TWO_RUNS = [StoredRun(name, "FINISHED", 0, 0, {}, {"lr": Last(0.1, 1, 0)}) for name in "ab"]
+
+
+def test_one_signs_in_as_mlflow_does(
+    recorder: type[Recorder], folder: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-    runs = [StoredRun(name, "FINISHED", 0, 0, {}, {"lr": Last(0.1, 1, 0)}) for name in "ab"]
     with open_store(folder) as store:
         assert store is not None
-        assert store.histories(runs).empty
-    listening.shutdown()
-    listening.server_close()
-    assert Recorder.seen
-    assert set(Recorder.seen) == {"Basic bWU6c2VjcmV0"}
+        assert store.histories(TWO_RUNS).empty
+    assert len(recorder.seen) == 3  # both at once, and as the answer lacks them, each of them
+    assert set(recorder.seen) == {"Basic bWU6c2VjcmV0"}
+
+
+def test_a_server_of_somebody_else(recorder: type[Recorder], folder: Results) -> None:
+    recorder.said = b"<p>Welcome!"
+    with open_store(folder) as store:
+        assert store is not None
+        with pytest.raises(ConfigError, match=f"{TRACKING_VARIABLE}: .* does not answer"), open_store(folder):
+            store.histories(TWO_RUNS)
 
 
 def test_reading_makes_no_database(folder: Results) -> None:
