@@ -180,7 +180,7 @@ bench-trainer: .venv/installed ## print what loading, an AMP step and a whole tr
 bench-engine: .venv/installed-test ## print what Ray, ledger, plans and MLflow cost beside the training, as ratios, in eight minutes
 	@$(RUN) -m benchmarks.engine
 
-bench-analysis: .venv/installed-test ## print what reading runs, histories and making a report take, as ratios, in five minutes
+bench-analysis: .venv/installed-test ## print what reading runs, histories and making a report take, as ratios, in eight minutes
 	@$(RUN) -m benchmarks.analysis
 
 install: .venv/installed ## make .venv with the pinned packages; the other targets do this by themselves

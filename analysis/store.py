@@ -36,8 +36,8 @@ NOT_BY_EPOCH = ("final/", "probe/")
 CHUNK = 500  # runs in one query: twice as many bound values, and SQLite takes 32,766
 BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
 PAGE = 1000  # runs or experiments in one answer
-CONNECTIONS = 2
-"""To a server at a time: while it looks for some points, those that it has found are read."""
+CONNECTIONS = 4
+"""To a server at a time: as many as MLflow's server has workers unless it is told otherwise."""
 BULK_RUNS, BULK_POINTS = 100, 25_000
 """What MLflow's bulk call takes and gives at most; the points beyond it are left out without a word."""
 

@@ -41,6 +41,8 @@ SAMPLE = 20
 MANY = 10_000
 REPORTED, REPORTED_EPOCHS, SEEDS = 500, 40, 5
 ROUNDS = 3
+WORKERS = 4
+"""Of MLflow's server unless it is told otherwise."""
 FIRST_TIMESTAMP = 1_700_000_000_000
 Row = dict[str, Any]
 TAGS = {"kind": "trial", "outcome": "finished", "commit": "0" * 40, "version.torch": "2.14.1", "phase": "final"}
@@ -179,9 +181,10 @@ def reading_ratios() -> Iterator[Ratio]:
         yield in_seconds(f"{RUNS:,} runs read again", store.read, "<= 1")
         selected = functools.partial(load, store.study, store.results)
         yield in_seconds("load again, with the selected epochs", selected)
-        with server(store.results) as uri, mock.patch.dict(os.environ, {TRACKING_VARIABLE: uri}):
-            yield faster(store, "HTTP", ">= 5")
-            store.check()
+        for workers, asked in ((1, ""), (WORKERS, ">= 5")):
+            with server(store.results, workers) as uri, mock.patch.dict(os.environ, {TRACKING_VARIABLE: uri}):
+                yield faster(store, f"HTTP, server workers: {workers}", asked)
+                store.check()
 
 
 def faster(store: Filled, where: str, asked: str) -> Ratio:

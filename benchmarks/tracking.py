@@ -71,13 +71,14 @@ def deliveries(trial: TrialConfig, metrics: dict[str, float]) -> Iterator[Delive
 
 
 @contextlib.contextmanager
-def server(results: Results) -> Iterator[str]:
-    """An MLflow server of its own on a free port; its address."""
+def server(results: Results, workers: int = 1) -> Iterator[str]:
+    """An MLflow server of its own on a free port, of so many processes; its address."""
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
     store = ["--backend-store-uri", f"sqlite:///{results.root / 'server.db'}"]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *store]
+    place = ["--host", HOST, "--port", str(port), "--workers", str(workers)]
+    command = [sys.executable, "-m", "mlflow", "server", *place, *store]
     command += ["--default-artifact-root", results.artifacts.as_uri()]
     settings, quiet = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, subprocess.DEVNULL
     with subprocess.Popen(command, env=settings, stdout=quiet, stderr=quiet) as started:

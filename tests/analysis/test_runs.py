@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -170,6 +171,9 @@ def test_histories_have_every_epoch_of_every_run(sweep: Sweep, results: Results)
         trials[3].trial_id: 2,
         trials[4].trial_id: 1,
     }
+    order = [key for key, _ in itertools.groupby(zip(history["trial_id"], history["metric"], strict=True))]
+    assert len(order) == len(set(order)) == 3 * 4
+    assert (history["epoch"].diff().iloc[1:] == 1).sum() == len(history) - len(order)
     of_third = history[(history["trial_id"] == trials[3].trial_id) & (history["metric"] == "test/nll")]
     assert of_third[["cell", "seed", "epoch", "timestamp", "value"]].values.tolist() == [
         [sweep.study.cells()[1].label, 1, 1, FIRST + 1000, 3.125],
