@@ -53,7 +53,8 @@ def test_a_change_of_a_search_shows() -> None:
 
 
 def test_there_is_no_golden_file_without_its_study() -> None:
-    strays = {path.name for path in FOLDER.glob("*.txt")} - {f"{name}.txt" for name in (*built_in(), *built_in_tunings())}
+    declared = {f"{name}.txt" for name in (*built_in(), *built_in_tunings())}
+    strays = {path.name for path in FOLDER.glob("*.txt")} - declared
     assert not strays, "no study has these golden files: delete them, or run `make golden` after a renaming"
 
 
