@@ -114,8 +114,8 @@ def open_store(results: Results) -> Iterator[Store | None]:
 
 
 def frame_of(points: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
-    """A frame of histories of rows as ``POINTS`` has columns; a point that stands twice counts once."""
-    found = pd.DataFrame(points, columns=list(POINTS)).drop_duplicates(ignore_index=True)
+    """A frame of histories of rows as ``POINTS`` has columns. MLflow itself keeps a point that is sent twice once."""
+    found = pd.DataFrame(points, columns=list(POINTS))
     return found.astype({"run_id": "category", "metric": "category", "epoch": int, "timestamp": int, "value": float})
 
 

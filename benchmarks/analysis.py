@@ -42,7 +42,8 @@ MANY = 10_000
 REPORTED, REPORTED_EPOCHS, SEEDS = 500, 40, 5
 ROUNDS = 3
 WORKERS = 4
-"""Of MLflow's server unless it is told otherwise."""
+"""Of MLflow's server unless it is told otherwise. An answer then comes about 45 ms later than from one process, for their
+common socket holds back what is small: run by run waits for that 8,000 times, in bulk 80 times."""
 FIRST_TIMESTAMP = 1_700_000_000_000
 Row = dict[str, Any]
 TAGS = {"kind": "trial", "outcome": "finished", "commit": "0" * 40, "version.torch": "2.14.1", "phase": "final"}
@@ -181,9 +182,9 @@ def reading_ratios() -> Iterator[Ratio]:
         yield in_seconds(f"{RUNS:,} runs read again", store.read, "<= 1")
         selected = functools.partial(load, store.study, store.results)
         yield in_seconds("load again, with the selected epochs", selected)
-        for workers, asked in ((1, ""), (WORKERS, ">= 5")):
+        for workers in (1, WORKERS):
             with server(store.results, workers) as uri, mock.patch.dict(os.environ, {TRACKING_VARIABLE: uri}):
-                yield faster(store, f"HTTP, server workers: {workers}", asked)
+                yield faster(store, f"HTTP, server workers: {workers}", ">= 5")
                 store.check()
 
 
