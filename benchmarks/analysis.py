@@ -42,8 +42,8 @@ MANY = 10_000
 REPORTED, REPORTED_EPOCHS, SEEDS = 500, 40, 5
 ROUNDS = 3
 WORKERS = 4
-"""Of MLflow's server unless it is told otherwise. An answer then comes about 45 ms later than from one process, for their
-common socket holds back what is small: run by run waits for that 8,000 times, in bulk 80 times."""
+"""Of MLflow's server unless it is told otherwise. An answer then comes about 45 ms later than from one process, for
+their common socket holds back what is small: run by run waits for that 8,000 times, in bulk 80 times."""
 FIRST_TIMESTAMP = 1_700_000_000_000
 Row = dict[str, Any]
 TAGS = {"kind": "trial", "outcome": "finished", "commit": "0" * 40, "version.torch": "2.14.1", "phase": "final"}
