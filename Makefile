@@ -25,7 +25,7 @@ DOCKER = docker compose version > /dev/null 2>&1 || { \
   echo "error: docker compose: no such command: install Docker Engine and its compose plugin" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults lint format types golden bench-trainer bench-engine bench-analysis clean
+.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults test-cluster lint format types golden bench-trainer bench-engine bench-analysis clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -147,8 +147,8 @@ cluster-logs: ## show what they print, until Ctrl-C
 	@$(DOCKER)
 	@$(COMPOSE) logs --follow --tail 100
 
-test: .venv/installed-test ## pass the tests, but for those of the three targets that follow
-	@$(RUN) -m pytest -m 'not faults and not browser'
+test: .venv/installed-test ## pass the tests, but for those of the four targets that follow
+	@$(RUN) -m pytest -m 'not faults and not browser and not cluster'
 
 test-browser: .venv/installed-browser ## look at MLflow's pages and a report's in headless Chromium, which CHROMIUM may name
 	@$(RUN) -m pytest -m browser tests/browser
@@ -158,6 +158,9 @@ test-faults: .venv/installed-test ## kill drivers, workers, nodes and servers, f
 
 test-search-faults: .venv/installed-test ## the same for searches: every setting once, and the very same ones
 	@$(RUN) -m pytest -m faults tests/faults/test_search.py
+
+test-cluster: .venv/installed-test ## submit to Ray's head and workers, lose a node, the head, MLflow; try all that listens
+	@$(RUN) -m pytest -m cluster tests/cluster
 
 lint: .venv/installed-test ## check style and formatting
 	@$(RUN) -m ruff check .
