@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ from mlflow.tracking import MlflowClient
 
 from analysis.report import report
 from analysis.runs import load, load_finals, load_history
-from benchmarks.ratios import Ratio, interleaved, ratio
+from benchmarks.ratios import Ratio, interleaved, printed, ratio, write
 from benchmarks.tracking import server
 from search_spaces import recipes
 from search_spaces.study import Study
@@ -221,16 +220,7 @@ def main() -> None:
     print("Medians and [quartiles]. The stores are filled by SQL; MLflow's client reads run by run,")
     print(f"and the time of {RUNS:,} runs follows from that of {SAMPLE}.\n")
     sources: list[Callable[[], Iterator[Ratio]]] = [finals_ratios, reading_ratios, report_ratios]
-    ratios: list[Ratio] = []
-    for source in sources:
-        for one in source():
-            print(one, flush=True)
-            ratios.append(one)
-    path = Results.here().root / "benchmarks" / "analysis.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    listed = [one._asdict() | {"held": one.held} for one in ratios]
-    path.write_text(json.dumps({"hardware": hardware("cpu"), "ratios": listed}, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten to {path}")
+    write("analysis", printed(sources), hardware=hardware("cpu"))
 
 
 if __name__ == "__main__":

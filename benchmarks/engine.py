@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.ratios import Ratio, interleaved, ratio
+from benchmarks.ratios import Ratio, interleaved, printed, ratio, write
 from benchmarks.tracking import tracking_ratios
 from search_spaces.catalog import find
 from sweeps.estimate import kind, passes
@@ -180,16 +180,7 @@ def main() -> None:
     print(f"{TRIALS} trials follows from those of {PLAIN_TRIALS}.\n")
     sources: list[Callable[[], Iterator[Ratio]]] = [plan_ratios, tracking_ratios]
     sources += [overhead_ratios, linearity_ratios, share_ratios]
-    ratios: list[Ratio] = []
-    for source in sources:
-        for one in source():
-            print(one, flush=True)
-            ratios.append(one)
-    path = Results.here().root / "benchmarks" / "engine.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    listed = [one._asdict() | {"held": one.held} for one in ratios]
-    path.write_text(json.dumps({"hardware": hardware("cpu"), "ratios": listed}, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten to {path}")
+    write("engine", printed(sources), hardware=hardware("cpu"))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from trainer.data.splits import Examples
+from trainer.machine import Results
 
 
 class Ratio(NamedTuple):
@@ -43,6 +45,25 @@ def ratio(name: str, pairs: Sequence[tuple[float, float]], asked: str = "") -> R
     """Of the first to the second of each pair."""
     q1, median, q3 = statistics.quantiles([one / other for one, other in pairs], n=4)
     return Ratio(name, q1, median, q3, len(pairs), asked)
+
+
+def printed(sources: Iterable[Callable[[], Iterator[Ratio]]]) -> list[Ratio]:
+    """What the sources measure, each ratio printed as soon as it is known."""
+    ratios: list[Ratio] = []
+    for source in sources:
+        for found in source():
+            print(found, flush=True)
+            ratios.append(found)
+    return ratios
+
+
+def write(name: str, ratios: Sequence[Ratio], **facts: Any) -> None:
+    """Into the results' ``benchmarks/NAME.json``, with facts of the machine; says where."""
+    path = Results.here().root / "benchmarks" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listed = [found._asdict() | {"held": found.held} for found in ratios]
+    path.write_text(json.dumps(facts | {"ratios": listed}, indent=2) + "\n", encoding="utf-8")
+    print(f"\nwritten to {path}")
 
 
 def interleaved(sides: Sequence[Callable[[], object]], rounds: int, device: str = "cpu") -> Iterator[list[float]]:

@@ -11,7 +11,6 @@ import argparse
 import collections
 import contextlib
 import functools
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from benchmarks.loader import input_ratios, released_style_batches
 from benchmarks.peak import NETWORKS, matmul_peak, utilisation
-from benchmarks.ratios import Ratio, in_own_process, interleaved, random_images, ratio
+from benchmarks.ratios import Ratio, in_own_process, interleaved, printed, random_images, ratio, write
 from benchmarks.released import PerTensorAmp, evaluate, train_epoch
 from search_spaces import recipes
 from trainer.config import Amp, Cifar10, ClipGradients, Erm, ImageFolder, Method, PreActResNet18, TrialConfig
@@ -28,7 +27,7 @@ from trainer.data.image_folder import Folder
 from trainer.data.parts import Part
 from trainer.data.splits import Examples
 from trainer.loop import train
-from trainer.machine import Machine, Results
+from trainer.machine import Machine
 from trainer.methods.registry import build_method
 from trainer.models.registry import build_model
 
@@ -147,18 +146,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print("Medians and [quartiles] of ratios, both sides in turns on one thread. The released equivalent is our plain")
     print("version of what the authors' code does: PIL images behind a DataLoader, AMP tensor by tensor, float32.\n")
-    ratios: list[Ratio] = []
-    for source in (input_ratios, lambda: step_ratios(device), trial_ratios):
-        for found in source():
-            print(found)
-            ratios.append(found)
-    networks = print_utilisation(device)
-    path = Results.here().root / "benchmarks" / "trainer.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    listed = [found._asdict() | {"held": found.held} for found in ratios]
-    contents = {"device": device, "ratios": listed, "networks": networks}
-    path.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten to {path}")
+    ratios = printed([input_ratios, lambda: step_ratios(device), trial_ratios])
+    write("trainer", ratios, device=device, networks=print_utilisation(device))
 
 
 if __name__ == "__main__":
