@@ -15,6 +15,7 @@ from analysis.compare import SIGNIFICANCE, estimate, holm, p_value, welch, welch
 from analysis.document import Document, write_report
 from analysis.render import Rows
 from analysis.runs import load
+from analysis.sentences import warnings
 from analysis.tables import (
     COLUMNS,
     MOST_NAMED,
@@ -25,7 +26,6 @@ from analysis.tables import (
     interval_text,
     p_text,
     value_text,
-    warnings,
 )
 from search_spaces.study import Cell, Study
 from trainer.declaration import ConfigError, Scalar

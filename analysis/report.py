@@ -18,16 +18,8 @@ from analysis.pivot import Pivot, pivots
 from analysis.published import published_finding, published_notes, published_rows, published_table
 from analysis.render import latex_table, markdown_table
 from analysis.runs import load
-from analysis.tables import (
-    answer,
-    cells_table,
-    notes,
-    over_blocks,
-    selection_notes,
-    selection_rows,
-    text_rows,
-    warnings,
-)
+from analysis.sentences import answer, notes, over_blocks, selection_notes, warnings
+from analysis.tables import cells_table, selection_rows, text_rows
 from search_spaces.study import Study
 from trainer.declaration import ConfigError
 from trainer.machine import Results

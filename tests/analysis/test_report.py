@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from analysis.figures.base import STYLE, Drawn, save_figures
 from analysis.report import report
 from analysis.runs import load
-from analysis.tables import answer, cells_table, text_rows, warnings
+from analysis.sentences import answer, warnings
+from analysis.tables import cells_table, text_rows
 from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.ledger import Ledger

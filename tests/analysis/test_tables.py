@@ -12,18 +12,8 @@ from rich.console import Console
 
 from analysis.compare import p_value
 from analysis.render import Strong, terminal_table
-from analysis.tables import (
-    answer,
-    blocks_of,
-    cells_table,
-    notes,
-    over_blocks,
-    provenance_rows,
-    selection_notes,
-    selection_rows,
-    text_rows,
-    warnings,
-)
+from analysis.sentences import answer, notes, over_blocks, selection_notes, warnings
+from analysis.tables import blocks_of, cells_table, provenance_rows, selection_rows, text_rows
 from search_spaces import recipes
 from search_spaces.catalog import built_in
 from search_spaces.study import Study
