@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import signal
@@ -28,6 +29,11 @@ def image_settings(dockerfile: str) -> dict[str, str]:
     text = (DOCKER / dockerfile).read_text(encoding="utf-8")
     block = text[text.index("ENV HOME") : text.index("WORKDIR")]
     return dict(word.split("=", 1) for word in block.replace("\\\n", " ").split()[1:])
+
+
+def basic(user: str, password: str) -> str:
+    """The header by which a client of MLflow shows them."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import sqlalchemy as sql
 from sqlalchemy.engine import URL
 
-from tests.cluster.lab import HEAD, MLFLOW, Lab
+from tests.cluster.lab import HEAD, MLFLOW, Lab, basic
 from tests.docker.parts import DOCKER, run
 from tests.docker.servers import autocommit, free_ports, libpq, status
 
@@ -94,10 +93,6 @@ def test_no_secret_is_in_a_process_list_or_a_log(lab: Lab) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
-
-
-def basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def test_mlflow_is_for_those_who_have_the_password(lab: Lab) -> None:
