@@ -25,7 +25,7 @@ DOCKER = docker compose version > /dev/null 2>&1 || { \
   echo "error: docker compose: no such command: install Docker Engine and its compose plugin" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep search freeze final dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults test-cluster lint format types golden bench-trainer bench-engine bench-analysis clean
+.PHONY: help install studies sweep search freeze final submit jobs cancel dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults test-cluster lint format types golden bench-trainer bench-engine bench-analysis clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -37,8 +37,9 @@ help: ## list the targets
 	@echo "FILE, of export, import, backup and restore; HOST and NAMES, of server: what it listens at and is called;"
 	@echo "WORKERS, containers with trials; TORCH=cuda, with all GPUs of this machine, of the targets cluster-…;"
 	@echo "OTHER, a second study, of compare;"
-	@echo "TRIAL, of trial and forget; DRY_RUN=1, of gc;"
+	@echo "TRIAL, of trial and forget; DRY_RUN=1, of gc and submit; PHASE=final, of submit; JOB, of cancel;"
 	@echo "GPUS_PER_TRIAL=0.25, four trials on a GPU; RAY_ADDRESS=HOST:PORT or auto, of a Ray that is up;"
+	@echo "of submit, jobs and cancel it is http://HOST:8265, by default on this machine;"
 	@echo "JOBS, trials at a time; DEVICE=cuda, on GPUs; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
 
 sweep: .venv/installed ## train what STUDY still lacks, then show its table and draw its figures
@@ -61,6 +62,16 @@ final: .venv/installed ## train what was frozen of STUDY on all training images,
 	@$(RUN) -m sweeps final '$(STUDY)' $(MACHINE) $(SHARE) $(ADDRESS) $(FILTERS) $(BUDGET); code=$$?; \
 	[ $$code -le 1 ] || exit $$code; \
 	$(RUN) -m analysis report '$(STUDY)' && $(RUN) -m sweeps publish '$(STUDY)' && exit $$code
+
+submit: .venv/installed-cluster ## send STUDY, with the code, to the Ray at RAY_ADDRESS, and follow it; DRY_RUN=1 lists what is sent
+	@$(RUN) -m sweeps submit '$(STUDY)' $(MACHINE) $(SHARE) $(ADDRESS) $(FILTERS) $(BUDGET) $(if $(PHASE),--phase $(PHASE)) \
+	  $(if $(DRY_RUN),--dry-run)
+
+jobs: .venv/installed-cluster ## list the jobs that make submit has sent there
+	@$(RUN) -m sweeps jobs $(ADDRESS)
+
+cancel: .venv/installed-cluster ## end JOB, or the one of STUDY; what was trained is kept
+	@$(RUN) -m sweeps cancel $(if $(filter file,$(origin STUDY)),,'$(STUDY)') $(if $(JOB),--job $(JOB)) $(ADDRESS)
 
 dashboard: .venv/installed-dashboard ## browse searches in optuna-dashboard on 127.0.0.1, port 8080, or PORT
 	@$(RUN) -m sweeps dashboard $(if $(filter file,$(origin PORT)),,--port $(PORT))
@@ -216,6 +227,10 @@ clean: ## remove .venv and caches; results stay
 
 .venv/installed-server: .venv/installed
 	@$(PIP) --no-build-isolation --editable '.[server]'
+	@touch $@
+
+.venv/installed-cluster: .venv/installed
+	@$(PIP) --no-build-isolation --editable '.[cluster]'
 	@touch $@
 
 .venv/installed-dashboard: .venv/installed

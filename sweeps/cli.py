@@ -100,6 +100,11 @@ def _commands() -> Iterator[tuple[Any, ...]]:
     yield _freeze, "write what the searches have chosen into a file, before the test set is read", _add_tuning
     text = "train what was frozen, and the untuned settings, on all training images; measure it on the test set"
     yield _final, text, _add_tuning, _add_filters, _add_budget, _add_jobs, _add_device, _add_share, _add_address
+    text = "send a study to a Ray elsewhere, with the code, as a job, and follow it until its end"
+    parts = _add_filters, _add_budget, _add_cluster_jobs, _add_device, _add_share, _add_server, _add_dry_run
+    yield _submit, text, _add_study, _add_phase, *parts
+    yield _jobs, "list the jobs that submit has sent to a Ray", _add_server
+    yield _cancel, "end a job, and wait until it has", _add_study_of_job, _add_job, _add_server
     yield _dashboard, "browse searches in Optuna's own pages, on this machine alone", _add_dashboard_port
     yield _status, "show how far a study is, and why trials failed", _add_study, _add_filters
     text = "train one trial in the foreground to watch it; nothing of it is kept"
@@ -168,6 +173,32 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
         f"of a Ray that is up, HOST:PORT or auto (default: {ADDRESS_VARIABLE}, else a Ray of our own on this machine)"
     )
     parser.add_argument("--address", metavar="ADDRESS", help=text)
+
+
+def _add_phase(parser: argparse.ArgumentParser) -> None:
+    text = "of a tuning (default: search); final trains what was frozen"
+    parser.add_argument("--phase", choices=("search", "final"), help=text)
+
+
+def _add_cluster_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=_positive, help="trials at a time (default: as run has it where the job runs)")
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    text = f"of Ray's server for jobs, http://HOST:8265 (default: {ADDRESS_VARIABLE}, else this machine's)"
+    parser.add_argument("--address", metavar="URL", help=text)
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+
+
+def _add_study_of_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="its job that is not over")
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--job", metavar="ID", help="as jobs prints it")
 
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
@@ -292,7 +323,7 @@ def _rows(study: Study, ledger: Ledger | None) -> dict[str, LedgerRow]:
     return with_pending(study, ledger.rows(ids) if ledger else {})
 
 
-def _jobs(options: argparse.Namespace, study: Study) -> int:
+def _at_once(options: argparse.Namespace, study: Study) -> int:
     """Trials at a time: as the user says, or fewer where the study's question needs that."""
     return min(int(options.jobs), study.at_once or int(options.jobs))
 
@@ -317,7 +348,7 @@ def _plan(options: argparse.Namespace) -> int:
     if isinstance(declared, Tuning):
         return _plan_search(declared, options, gpus)
     study, ledger = _selection(options).of(declared), _existing_ledger()
-    rows, jobs, code_dir = _rows(study, ledger), _jobs(options, declared), code_folder(options.study)
+    rows, jobs, code_dir = _rows(study, ledger), _at_once(options, declared), code_folder(options.study)
     plan = make_plan(study, rows, ledger, jobs, options.device, gpus, code_dir)
     known = ledger.measured([trial.trial_id for trial in declared.trials]) if ledger else {}
     print("\n".join([*lines(plan), *power_lines(declared, study, known)]))
@@ -404,7 +435,7 @@ def _run_study(declared: Study, options: argparse.Namespace, command: str) -> in
     selection, gpus = _selection(options), _gpus_per_trial(options)
     study = selection.of(declared)
     results, ledger = _open(declared)
-    jobs = _jobs(options, declared)
+    jobs = _at_once(options, declared)
     sweep = StudySweep(declared, options.study, results, ledger, jobs, options.device, selection, gpus, command)
     rows = sweep.rows()
     require_data([trial for trial in study.trials if rows[trial.trial_id].state not in OVER], results.data, sweep.named)
@@ -453,6 +484,44 @@ def _freeze(options: argparse.Namespace) -> int:
     with opened(tuning, options.study, results, ledger) as sweep:
         print("\n".join(frozen_lines(freeze(sweep, path), path, sweep.named)))
     return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from sweeps.job_server import address
+    from sweeps.submit import Order, submit
+
+    declared = find_any(options.study)
+    if isinstance(declared, Tuning) and options.phase != "final":
+        _refuse_filters(options)
+    order = Order(options.study, declared, options.phase, _selection(options), _for_the_driver(options))
+    return submit(order, address(options.address), options.dry_run)
+
+
+def _for_the_driver(options: argparse.Namespace) -> list[str]:
+    """The options that are facts of the machine, and budgets, as they were given."""
+    given = {
+        "--jobs": options.jobs,
+        "--device": options.device,
+        "--gpus-per-trial": _gpus_per_trial(options),
+        "--max-hours": options.max_hours,
+        "--max-trials": options.max_trials,
+    }
+    return [text for name, value in given.items() if value is not None for text in (name, str(value))]
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    from sweeps.job_server import JobServer, address
+    from sweeps.jobs import show_jobs
+
+    show_jobs(JobServer(address(options.address)))
+    return 0
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from sweeps.job_server import JobServer, address
+    from sweeps.jobs import cancel
+
+    return cancel(JobServer(address(options.address)), options.study, options.job)
 
 
 def _dashboard(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from trainer.records import EpochRecord
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Ray's own name for the address of a Ray to join; ``--address`` sets it."""
+SUBMITTED_VARIABLE = "SWEEPS_SUBMITTED"
+"""In a job: the variables by which make submit finds its study again where it was sent from."""
 INTERRUPTED = 130  # the exit code of a shell's Ctrl-C
 
 
@@ -115,11 +118,14 @@ class Sweep(ABC):
     @property
     def how_to_go_on(self) -> str:
         """What an interrupted run says last."""
-        return f"Interrupted; what was trained is kept. To go on: make {self.command} {self.named}"
+        command = "submit" if os.environ.get(SUBMITTED_VARIABLE) else self.command
+        return f"Interrupted; what was trained is kept. To go on: make {command} {self.named}"
 
     @property
     def named(self) -> str:
         """The variables by which make finds this study, these results and these trials again."""
+        if submitted := os.environ.get(SUBMITTED_VARIABLE):
+            return submitted
         elsewhere = self.results.root != Path("results").resolve()
         results = f" RESULTS={shlex.quote(str(self.results.root))}" if elsewhere else ""
         return f"STUDY={shlex.quote(self.reference)}{results}"
