@@ -61,15 +61,16 @@ def matmul_peak(device: str) -> float | None:
     if not gpus():
         return None
     # In a process of its own: importing torch takes seconds, and a GPU's context would hold memory for good.
-    return _in_own_process(cuda_peak)
+    return in_own_process(cuda_peak)
 
 
 def torch_sees_gpu() -> bool:
     """Whether trials could train on a GPU of this machine; takes as long as importing torch."""
-    return _in_own_process(_cuda_is_available)
+    return in_own_process(_cuda_is_available)
 
 
-def _in_own_process(look: Callable[[], Found]) -> Found:
+def in_own_process(look: Callable[[], Found]) -> Found:
+    """What ``look`` returns, which may import or allocate what this process is not to have."""
     with worker_pool(1) as pool:
         with deaf_to_ctrl_c():
             future = pool.submit(look)
