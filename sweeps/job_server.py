@@ -242,9 +242,9 @@ def _use_token() -> None:
 
 
 def _token_line(address: str, cause: str) -> str:
-    if TOKEN_PATH_VARIABLE in cause.partition(".")[0]:  # Ray says which file it cannot read
+    if cause.startswith(TOKEN_PATH_VARIABLE):  # of a file that it cannot read
         return cause.partition(". ")[0]
-    what = "another token" if "failed" in cause else "its token"
+    what = "another token" if cause.startswith("Authentication failed") else "its token"
     return (
         f"{hide_passwords(address)}: this Ray asks for {what}: {TOKEN_PATH_VARIABLE} names the file that holds it"
         f" (of make cluster-up docker/secrets/ray_token), or {TOKEN_VARIABLE} is it"
