@@ -25,7 +25,7 @@ DOCKER = docker compose version > /dev/null 2>&1 || { \
   echo "error: docker compose: no such command: install Docker Engine and its compose plugin" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep search freeze final submit jobs cancel dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults test-cluster lint format types golden bench-trainer bench-engine bench-analysis clean
+.PHONY: help install studies sweep search freeze final submit jobs cancel dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore doctor token cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults test-cluster lint format types golden bench-trainer bench-engine bench-analysis clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -37,7 +37,7 @@ help: ## list the targets
 	@echo "FILE, of export, import, backup and restore; HOST and NAMES, of server: what it listens at and is called;"
 	@echo "WORKERS, containers with trials; TORCH=cuda, with all GPUs of this machine, of the targets cluster-…;"
 	@echo "OTHER, a second study, of compare;"
-	@echo "TRIAL, of trial and forget; DRY_RUN=1, of gc and submit; PHASE=final, of submit; JOB, of cancel;"
+	@echo "TRIAL, of trial and forget; DATA=1, of doctor; DRY_RUN=1, of gc and submit; PHASE=final, of submit; JOB, of cancel;"
 	@echo "GPUS_PER_TRIAL=0.25, four trials on a GPU; RAY_ADDRESS=HOST:PORT or auto, of a Ray that is up;"
 	@echo "of submit, jobs and cancel it is http://HOST:8265, by default on this machine;"
 	@echo "JOBS, trials at a time; DEVICE=cuda, on GPUs; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
@@ -144,6 +144,12 @@ backup: .venv/installed ## write the folder RESULTS, but the data, into FILE, wh
 restore: .venv/installed ## put what make backup wrote into FILE into the empty folder RESULTS
 	@$(NAMED_FILE)
 	@$(RUN) -m sweeps restore '$(FILE)'
+
+doctor: .venv/installed ## look whether this machine is ready and nothing on it lies open; DATA=1 also verifies data sets
+	@$(RUN) -m sweeps doctor $(if $(DATA),--data)
+
+token: .venv/installed ## make the token by which the machines of a Ray cluster know each other
+	@$(RUN) -m sweeps token
 
 cluster-up: ## start Ray with WORKERS workers, MLflow and PostgreSQL in containers on this machine; TORCH=cuda, with its GPUs
 	@$(DOCKER)

@@ -31,6 +31,7 @@ from sweeps.plan import Plan, lines, make_plan
 from sweeps.power import power_lines
 from sweeps.status import status_lines
 from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep, code_folder, with_pending
+from sweeps.versions import refuse_unsafe
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
 
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned."""
     try:
         options = _parsed(arguments)
+        if options.command in LISTENING:
+            refuse_unsafe()
         return int(options.command(options))
     except ConfigError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -120,6 +123,8 @@ def _commands() -> Iterator[tuple[Any, ...]]:
     yield _import, "take over a study that export wrote, without loss or double", _add_file
     yield _backup, "write the whole results folder, but the data, into a file, while sweeps run", _add_file
     yield _restore, "put what backup wrote into an empty results folder", _add_file
+    yield _doctor, "look whether this machine is ready, and whether anything on it lies open", _add_data
+    yield _token, "make the token by which the machines of a Ray cluster know each other"
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +223,10 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
 
 def _add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="such as fig8.zip")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", action="store_true", help="also read the data sets that are here, and verify them")
 
 
 def _add_dashboard_port(parser: argparse.ArgumentParser) -> None:
@@ -619,3 +628,20 @@ def _restore(options: argparse.Namespace) -> int:
 
     restore(options.file, Results.here())
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sweeps.doctor import doctor
+
+    return doctor(Results.here(), options.data)
+
+
+def _token(_options: argparse.Namespace) -> int:
+    from sweeps.ray_token import make_token
+
+    print("\n".join(make_token()))
+    return 0
+
+
+LISTENING = frozenset({_run, _search, _final, _submit, _server, _ui, _dashboard})
+"""Commands that start Ray or open a socket, for which no library may be one that is known to be unsafe."""

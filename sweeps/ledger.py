@@ -23,6 +23,7 @@ from sqlalchemy.schema import CreateTable
 
 from trainer.config import TrialConfig, canonical_json
 from trainer.declaration import ConfigError
+from trainer.machine import hide_passwords
 from trainer.records import GpuMemory
 
 State = Literal["pending", "leased", "finished", "diverged", "failed"]
@@ -156,7 +157,7 @@ class Ledger:
     def __init__(self, url: str) -> None:
         self._where = "its address"  # the address may hold a password
         with self._errors_in_one_line():
-            self._where = make_url(url).render_as_string(hide_password=True)
+            self._where = hide_passwords(make_url(url).render_as_string(hide_password=True))
             waiting = {"timeout": 30.0} if url.startswith("sqlite") else {}
             self._engine = sql.create_engine(url, connect_args=waiting)
             try:

@@ -32,8 +32,9 @@ def set_tracking_defaults() -> None:
 
 
 def hide_passwords(text: str) -> str:
-    """``text`` with ``***`` for the password of every address in it."""
-    return re.sub(r"(://[^/\s:@]*):[^/\s@]*@", r"\1:***@", text)
+    """``text`` with ``***`` for the password of every address in it, before the host or among the options."""
+    text = re.sub(r"(://[^/\s:@]*):[^/\s@]*@", r"\1:***@", text)
+    return re.sub(r"([?&](?:ssl)?password=)[^&\s]*", r"\1***", text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
