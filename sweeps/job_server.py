@@ -144,7 +144,7 @@ class JobServer:
                     metadata=dict(told),
                 )
         except ConfigError as error:
-            if "already exists" in str(error):
+            if "already exists" in str(error.__cause__):
                 return False
             raise
         return True
@@ -211,7 +211,7 @@ class JobServer:
 
     def _refused(self, error: Exception) -> ConfigError:
         """Of a traceback, which the server sends, the last line."""
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")]
         cause = [type(error).__name__, *lines][-1]
         if cause.startswith("WebSocket"):
             return UnansweredError(cause)
