@@ -25,13 +25,13 @@ NAMES = {
     r"/dashboard/agent\.py |^ray::DashboardAgent": "Ray's node agent",
     r"/runtime_env/agent/main\.py |^ray::RuntimeEnvAgent": "Ray's runtime environment agent",
     r"/autoscaler/.*monitor\.py ": "Ray's monitor",
-    r" -?-?m? ?ray\.util\.client\.server ": "Ray's client server",
+    r" ray\.util\.client\.server ": "Ray's client server",
     r"^ray::": "Ray's worker",
     r"\boptuna_dashboard\b": "Optuna's pages",
-    r"\bmlflow server\b|\bmlflow\.server\b|/mlflow ": "MLflow",
+    r"\bmlflow server\b|\bmlflow\.server\b": "MLflow",
     r" -m sweeps ": "a sweep",
 }
-"""By the beginning of what the command line matches; the first counts."""
+"""By what is found in the command line; the first counts."""
 PATHS = ("/api/jobs/", "/api/2.0/mlflow/experiments/search?max_results=1", "/api/studies", "/")
 """Of Ray's server for jobs, of MLflow, of Optuna's pages, and the front page of any."""
 CALLS = (
