@@ -27,7 +27,7 @@ NAMES = {
     r"/autoscaler/.*monitor\.py ": "Ray's monitor",
     r" ray\.util\.client\.server ": "Ray's client server",
     r"^ray::": "Ray's worker",
-    r"\boptuna_dashboard\b": "Optuna's pages",
+    r"\boptuna_dashboard\b|\bsweeps\.dashboard_server\b": "Optuna's pages",
     r"\bmlflow server\b|\bmlflow\.server\b": "MLflow",
     r" -m sweeps ": "a sweep",
 }

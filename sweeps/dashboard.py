@@ -12,13 +12,6 @@ from sweeps.ui import HOST, require_free
 from trainer.declaration import ConfigError
 from trainer.machine import OPTUNA_VARIABLE, Results
 
-SERVER = f"""
-import os, sys
-from optuna.storages import RDBStorage
-from optuna_dashboard import run_server
-run_server(RDBStorage(os.environ['{OPTUNA_VARIABLE}']), host=sys.argv[1], port=int(sys.argv[2]))
-"""
-
 
 def serve(results: Results, port: int) -> None:
     """Run optuna-dashboard on 127.0.0.1:``port`` until Ctrl-C.
@@ -32,6 +25,6 @@ def serve(results: Results, port: int) -> None:
         raise ConfigError(f"{results.root}: no searches yet: make search")
     require_free(HOST, port, "make dashboard PORT=8081")
     print(f"Optuna's pages, until Ctrl-C: http://{HOST}:{port}", flush=True)
-    command = [sys.executable, "-W", "ignore", "-c", SERVER, HOST, str(port)]
+    command = [sys.executable, "-W", "ignore", "-m", "sweeps.dashboard_server", HOST, str(port)]
     environment = os.environ | {OPTUNA_VARIABLE: results.optuna_url}  # which may hold a password: not in argv
     run_until_ctrl_c(command, environment, "Optuna's server")

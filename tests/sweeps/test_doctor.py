@@ -250,7 +250,7 @@ COMMAND_LINES = {
     "python -m mlflow server --host 127.0.0.1": "MLflow",
     "/venv/bin/mlflow server": "MLflow",
     "python -m uvicorn --port 5000 mlflow.server.fastapi_app:app": "MLflow",
-    "python -c from optuna_dashboard import run_server": "Optuna's pages",
+    "python -m sweeps.dashboard_server 127.0.0.1 8080": "Optuna's pages",
     "/venv/bin/python -m sweeps run fig8-digits": "a sweep",
     "vim docs/mlflow.md": None,
     "postgres: checkpointer": None,
