@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sweeps.data import printable
+from sweeps.ray_token import MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABLE, default_path
 from sweeps.sweep import ADDRESS_VARIABLE
 from trainer.declaration import ConfigError
 from trainer.machine import hide_passwords
@@ -25,7 +26,6 @@ from trainer.machine import hide_passwords
 SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """Ray's own name for the address of its server for jobs; it counts before ``RAY_ADDRESS``."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-AUTH_VARIABLE, TOKEN_VARIABLE, TOKEN_PATH_VARIABLE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 STUDY, PHASE, DIGEST, RESULTS = "sweeps.study", "sweeps.phase", "sweeps.digest", "sweeps.results"
 """What the metadata of a job of ours tell."""
 ANSWER_SECONDS = 10.0
@@ -236,16 +236,16 @@ def _require_ray(address: str) -> None:
 
 def _use_token() -> None:
     """Let Ray, which is to be imported after this, send the token that there is: by default it sends none."""
-    known = any(os.environ.get(name) for name in (TOKEN_VARIABLE, TOKEN_PATH_VARIABLE))
-    if known or Path("~/.ray/auth_token").expanduser().is_file():
-        os.environ.setdefault(AUTH_VARIABLE, "token")
+    known = any(os.environ.get(name) for name in (TOKEN_VARIABLE, PATH_VARIABLE))
+    if known or default_path().is_file():
+        os.environ.setdefault(MODE_VARIABLE, "token")
 
 
 def _token_line(address: str, cause: str) -> str:
-    if cause.startswith(TOKEN_PATH_VARIABLE):  # of a file that it cannot read
+    if cause.startswith(PATH_VARIABLE):  # of a file that it cannot read
         return cause.partition(". ")[0]
     what = "another token" if cause.startswith("Authentication failed") else "its token"
     return (
-        f"{hide_passwords(address)}: this Ray asks for {what}: {TOKEN_PATH_VARIABLE} names the file that holds it"
+        f"{hide_passwords(address)}: this Ray asks for {what}: {PATH_VARIABLE} names the file that holds it"
         f" (of make cluster-up docker/secrets/ray_token), or {TOKEN_VARIABLE} is it"
     )

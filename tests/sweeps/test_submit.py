@@ -23,14 +23,8 @@ from sweeps import job_server
 from sweeps.cli import main
 from sweeps.filters import Selection
 from sweeps.job_package import pack
-from sweeps.job_server import (
-    AUTH_VARIABLE,
-    DEFAULT_ADDRESS,
-    SERVER_VARIABLE,
-    TOKEN_PATH_VARIABLE,
-    TOKEN_VARIABLE,
-    address,
-)
+from sweeps.job_server import DEFAULT_ADDRESS, SERVER_VARIABLE, address
+from sweeps.ray_token import MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABLE
 from sweeps.submit import OF_THE_CLUSTER, Order
 from sweeps.sweep import ADDRESS_VARIABLE, SUBMITTED_VARIABLE, StudySweep
 from tests.sweeps.conftest import make_study
@@ -40,7 +34,7 @@ from trainer.machine import LEDGER_VARIABLE, RESULTS_VARIABLE, TRACKING_VARIABLE
 
 pytest.importorskip("aiohttp_cors", reason="Ray has no client for jobs: pip install '.[cluster]'")
 
-OURS = (ADDRESS_VARIABLE, SERVER_VARIABLE, AUTH_VARIABLE, TOKEN_VARIABLE, TOKEN_PATH_VARIABLE, SUBMITTED_VARIABLE)
+OURS = (ADDRESS_VARIABLE, SERVER_VARIABLE, MODE_VARIABLE, TOKEN_VARIABLE, PATH_VARIABLE, SUBMITTED_VARIABLE)
 STUDY = """
 from search_spaces import recipes
 from search_spaces.study import Study
@@ -174,18 +168,18 @@ def test_who_has_no_token_is_told_where_it_belongs(
     assert line.startswith(f"{ray.address}: this Ray asks for {what}: RAY_AUTH_TOKEN_PATH names the file")
 
 
-@pytest.mark.parametrize("name", [TOKEN_VARIABLE, TOKEN_PATH_VARIABLE, "file"])
+@pytest.mark.parametrize("name", [TOKEN_VARIABLE, PATH_VARIABLE, "file"])
 def test_a_token_that_there_is_will_be_sent(name: str, environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default Ray's client would keep it to itself."""
     job_server._use_token()
-    assert AUTH_VARIABLE not in os.environ
+    assert MODE_VARIABLE not in os.environ
     if name == "file":
         (environment / ".ray").mkdir()
         (environment / ".ray/auth_token").write_text("0" * 32)
     else:
         monkeypatch.setenv(name, "0" * 32)
     job_server._use_token()
-    assert os.environ[AUTH_VARIABLE] == "token"
+    assert os.environ[MODE_VARIABLE] == "token"
 
 
 def test_a_study_is_sent_and_its_log_followed(
