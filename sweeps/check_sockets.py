@@ -44,7 +44,7 @@ CALLS = (
 )
 """A method of each of Ray's servers; with an empty request each is harmless."""
 Answer = Literal["refuses", "metrics", "page", "open", "silent"]
-"""page: of the dashboard, before it is given the token. silent: it speaks neither HTTP nor gRPC that we know."""
+"""page: of the dashboard, before it is given the token. silent: neither HTTP nor a method that we know of."""
 ANSWER_SECONDS = 5
 REFUSED = (401, 403)
 
@@ -132,11 +132,10 @@ def of_pages(answers: Sequence[tuple[int, str]]) -> Answer:
     if any(body.startswith("# HELP") for _, body in answers):
         return "metrics"
     *data, (front, _) = answers
-    if any(status == 200 for status, _ in data):
+    asks = any(status in REFUSED for status, _ in data)
+    if any(status == 200 for status, _ in data) or not asks:
         return "open"
-    if front == 200:
-        return "page" if any(status in REFUSED for status, _ in data) else "open"
-    return "refuses" if any(status in REFUSED for status, _ in answers) else "silent"
+    return "page" if front == 200 else "refuses"
 
 
 def of_calls(statuses: Iterable[str]) -> Answer:
@@ -168,7 +167,7 @@ def of_listeners(answers: Mapping[Listener, Answer]) -> Iterator[Finding]:
     if refusing := by_answer.get("refuses"):
         yield ok("sockets", f"others reach them, and without token or password are refused: {_counted(refusing)}")
     if metrics := by_answer.get("metrics"):
-        cure = "everybody on the network reads counters of nodes and users there: a firewall"
+        cure = "whoever is on the network reads load and names of processes there: a firewall"
         yield warning("sockets", f"{_placed(metrics)}: metrics: {cure} (docs/security.md)")
     if silent := by_answer.get("silent"):
         yield warning("sockets", f"{_placed(silent)}: others reach it, and what it wants to be asked is not known here")

@@ -274,7 +274,7 @@ def test_processes_are_known_by_their_command_line(line: str) -> None:
         ([(404, ""), (404, ""), (200, "[]"), (302, "")], "open"),
         ([(404, ""), (404, ""), (404, ""), (200, "<html>")], "open"),
         ([(200, "# HELP a counter"), (200, "# HELP"), (200, "# HELP"), (200, "# HELP")], "metrics"),
-        ([(404, ""), (500, ""), (404, ""), (404, "")], "silent"),
+        ([(404, ""), (500, ""), (404, ""), (404, "")], "open"),
     ],
 )
 def test_what_pages_answer(answers: list[tuple[int, str]], said: str) -> None:
