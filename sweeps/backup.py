@@ -22,8 +22,8 @@ DATABASES = ("optuna.db", "ledger.db", "mlflow.db", "server/basic_auth.db")
 """In the order in which they are copied. What a later one, or the files after them, has more than an earlier one does
 no harm: a setting that is told late, a run that is found again, a checkpoint that is gone on with. The other way round
 the ledger would say finished where there are no records."""
-LEFT_OUT = ("data",)
-"""Folders of what ``make fetch`` brings again."""
+LEFT_OUT = ("data", "drivers")
+"""Folders of what ``make fetch`` brings again, and of what is there as long as a driver runs."""
 PASSWORDS = "server"
 """The folder in which they are."""
 

@@ -25,12 +25,13 @@ from sweeps.data import fetch, printable, require_data, take_in
 from sweeps.databases import require_own_databases
 from sweeps.filters import Selection, refuse_hyper_parameters
 from sweeps.hardware import cores, torch_sees_gpu
+from sweeps.job_code import require_lasting_results
 from sweeps.ledger import OVER, Ledger, LedgerRow
 from sweeps.packing import LEAST_SHARE
-from sweeps.plan import Plan, lines, make_plan
+from sweeps.plan import lines, make_plan
 from sweeps.power import power_lines
 from sweeps.status import status_lines
-from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep, code_folder, with_pending
+from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep, code_folder, joined, with_pending
 from sweeps.versions import refuse_unsafe
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned."""
     try:
         options = _parsed(arguments)
+        require_lasting_results()
         if options.command in LISTENING:
             refuse_unsafe()
         return int(options.command(options))
@@ -161,7 +163,8 @@ def _add_code(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--jobs", type=_positive, default=cores(), help="trials at a time (default: %(default)s)")
+    text = f"trials at a time (default: {cores()}, or as many as the nodes of the Ray to join have cores)"
+    parser.add_argument("--jobs", type=_positive, help=text)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -334,7 +337,20 @@ def _rows(study: Study, ledger: Ledger | None) -> dict[str, LedgerRow]:
 
 def _at_once(options: argparse.Namespace, study: Study) -> int:
     """Trials at a time: as the user says, or fewer where the study's question needs that."""
-    return min(int(options.jobs), study.at_once or int(options.jobs))
+    jobs = _wanted_at_once(options)
+    return min(jobs, study.at_once or jobs)
+
+
+def _wanted_at_once(options: argparse.Namespace) -> int:
+    """As the user says, else a trial for each core of this machine, or of the Ray to join.
+
+    Of such a Ray's nodes those that there are now: for nodes that may come later, ``--jobs`` says how many trials then.
+    """
+    if options.jobs is None and (address := joined()) and not address.startswith("http"):  # that is a server for jobs
+        from sweeps.cluster import room_of_theirs
+
+        return room_of_theirs(options.device, _gpus_per_trial(options))
+    return int(options.jobs or cores())
 
 
 def _gpus_per_trial(options: argparse.Namespace) -> float | None:
@@ -368,7 +384,7 @@ def _plan_search(tuning: Tuning, options: argparse.Namespace, gpus: float | None
     from sweeps.searches import plan_of
 
     _refuse_filters(options)
-    print("\n".join(plan_of(tuning, options.study, options.jobs, options.device, gpus).lines()))
+    print("\n".join(plan_of(tuning, options.study, _wanted_at_once(options), options.device, gpus).lines()))
     return 0
 
 
@@ -441,6 +457,7 @@ def _final(options: argparse.Namespace) -> int:
 
 
 def _run_study(declared: Study, options: argparse.Namespace, command: str) -> int:
+    _use_address(options)
     selection, gpus = _selection(options), _gpus_per_trial(options)
     study = selection.of(declared)
     results, ledger = _open(declared)
@@ -453,33 +470,34 @@ def _run_study(declared: Study, options: argparse.Namespace, command: str) -> in
         print("Nothing was trained")
         return INTERRUPTED
 
-    _set_up_ray(options, plan)
+    if plan.estimates:
+        _require_gpu(options.device)
     from sweeps.run import run  # MLflow, and Ray when there is work: seconds that the other commands do not need
 
     return run(sweep, plan.time() if plan.seconds else "time not known yet", plan.peak)
 
 
-def _set_up_ray(options: argparse.Namespace, plan: Plan) -> None:
+def _use_address(options: argparse.Namespace) -> None:
     if options.address is not None:
         os.environ[ADDRESS_VARIABLE] = options.address  # where Ray itself looks as well
-    if plan.estimates:
-        _require_gpu(options.device)
 
 
 def _search(options: argparse.Namespace) -> int:
+    _use_address(options)
     tuning, gpus = find_tuning(options.study), _gpus_per_trial(options)
     results, ledger = _opened()
     from sweeps.run import search
     from sweeps.searches import opened, plan_of_sweep
 
-    with opened(tuning, options.study, results, ledger, options.jobs, options.device, gpus) as sweep:
+    with opened(tuning, options.study, results, ledger, _wanted_at_once(options), options.device, gpus) as sweep:
         bases = [search.base for search in tuning.searches]
         require_data(bases, results.data, sweep.named)
         plan = plan_of_sweep(sweep)
         if not Budget(options.yes, options.max_hours, options.max_trials).approve(plan):
             print("Nothing was trained")
             return INTERRUPTED
-        _set_up_ray(options, plan)
+        if plan.estimates:
+            _require_gpu(options.device)
         return search(sweep, plan.time() if plan.seconds else "time not known yet", plan.peak)
 
 
@@ -560,7 +578,7 @@ def _probe(options: argparse.Namespace) -> int:
 
     study = find(options.study)
     results, ledger = _open(study)
-    return probe(StudySweep(study, options.study, results, ledger, options.jobs, options.device))
+    return probe(StudySweep(study, options.study, results, ledger, options.jobs or cores(), options.device))
 
 
 def _publish(options: argparse.Namespace) -> int:

@@ -17,9 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sweeps.children import children_join, group_that_ends_with_us
-from sweeps.sweep import ADDRESS_VARIABLE
+from sweeps.job_code import CODE, code_travels
+from sweeps.node import trials_at_once
+from sweeps.packing import trials_that_share
+from sweeps.sweep import ADDRESS_VARIABLE, joined
 from trainer.declaration import ConfigError
-from trainer.files import is_alive
+from trainer.files import HOST, is_alive
+from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -35,11 +39,19 @@ QUIET = {
 """Ray's settings: no table, no reports home, workers in the raylet's process group (it ends with us; theirs would not),
 no files a trial, and time for a reused actor's last thread to end."""
 
-
-def joined() -> str | None:
-    """The address of the Ray to join; None for one of our own."""
-    address = os.environ.get(ADDRESS_VARIABLE, "")
-    return None if address in ("", "local") else address
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+"""A trial has a core; what a node's environment says would count before what Ray says."""
+OF_THE_DRIVER = (
+    LEDGER_VARIABLE,
+    OPTUNA_VARIABLE,
+    TRACKING_VARIABLE,
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "PGPASSWORD",
+)
+"""What workers are not to know: addresses may hold passwords."""
+TRIAL_SETTINGS = ONE_THREAD | dict.fromkeys(OF_THE_DRIVER, "")
+"""Of a worker's environment. Empty, not unset: a worker beside the driver has its node's environment."""
 
 
 os.environ.update(QUIET)
@@ -55,7 +67,8 @@ import ray  # noqa: E402
 SHORT_FOLDER = "/tmp"  # noqa: S108  only folders that mkdtemp makes there are used
 OBJECT_STORE_BYTES = 100 * 2**20
 ANSWER_SECONDS = 5.0
-CODE = Path(__file__).resolve().parents[1]
+STALE_SECONDS = 7 * 24 * 3600.0
+"""A driver that lives touches its folder far more often."""
 
 
 @contextlib.contextmanager
@@ -71,16 +84,20 @@ def ray_for(jobs: int, folder: Path) -> Iterator[None]:
         yield
 
 
-def count(resource: str) -> int:
-    """How many ``CPU`` or ``GPU`` the nodes that are alive have together."""
-    return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
+def room_of_theirs(device: str, gpus_per_trial: float | None) -> int:
+    """For how many trials the nodes of the Ray to join have cores now, at least one. Raises ConfigError."""
+    from sweeps.nodes import alive
+
+    with ray_for(1, Path()):
+        per_gpu = trials_that_share(gpus_per_trial) if gpus_per_trial else None
+        return max(1, trials_at_once(alive(), device, per_gpu))
 
 
 @contextlib.contextmanager
 def _our_own(folder: Path, jobs: int) -> Iterator[None]:
     """Behind a token, and in a process group that ends with us."""
     with group_that_ends_with_us(folder) as group, _shut_down_in_the_end():
-        with children_join(group):
+        with children_join(group), _environment_of_children():
             ray.init(
                 address="local",
                 num_cpus=jobs,
@@ -94,17 +111,35 @@ def _our_own(folder: Path, jobs: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _environment_of_children() -> Iterator[None]:
+    """What Ray's daemons, and with them all workers, have of this process's environment, while they are started."""
+    before = {name: os.environ.pop(name, None) for name in (*ONE_THREAD, *OF_THE_DRIVER)}
+    os.environ.update(ONE_THREAD)
+    try:
+        yield
+    finally:
+        for name in ONE_THREAD:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+@contextlib.contextmanager
 def _theirs(address: str) -> Iterator[None]:
-    """Its daemons are not ours to end. Its workers find this code by its path, and end when we do."""
+    """Its daemons are not ours to end. Its workers end when we do.
+
+    They find this code by its path, which all nodes have, unless it goes along with our job.
+    """
     _require_answer(address)
-    settings = {name: value for name, value in QUIET.items() if name.startswith("TUNE_")}
+    settings = TRIAL_SETTINGS | {name: value for name, value in QUIET.items() if name.startswith("TUNE_")}
+    if not code_travels():
+        settings["PYTHONPATH"] = str(CODE)
     with _shut_down_in_the_end():
         try:
             ray.init(
                 address=address,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
-                runtime_env={"env_vars": settings | {"PYTHONPATH": str(CODE)}},
+                runtime_env={"env_vars": settings},
             )
         except Exception as error:  # Ray raises whatever its parts raise: no such Ray, a wrong token, other versions
             cause = " ".join(str(error).split())
@@ -147,3 +182,32 @@ def private_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def shared_folder(results: Results) -> Iterator[Path]:
+    """A folder of this driver's in ``results``, which all nodes see. Its name is no other's: who sees it sees the same.
+
+    For the files by which trials are stopped, and Tune's. Raises ConfigError.
+    """
+    try:
+        results.drivers.mkdir(exist_ok=True)
+        _remove_left(results.drivers)
+        folder = results.drivers / f"{HOST}-{os.getpid()}-{secrets.token_hex(8)}"
+        folder.mkdir()
+    except OSError as error:
+        raise ConfigError(f"RESULTS: cannot write to {results.drivers}: {error.strerror}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left(folders: Path) -> None:
+    """What killed drivers have left: of this machine, or of another long ago."""
+    for old in folders.iterdir():
+        with contextlib.suppress(OSError, ValueError):  # none of ours, or one that goes away just now
+            host, pid, _ = old.name.rsplit("-", 2)
+            age = time.time() - old.stat().st_mtime
+            if age > STALE_SECONDS or (host == HOST and not is_alive(int(pid)) and age > 60):
+                shutil.rmtree(old, ignore_errors=True)

@@ -12,13 +12,18 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sweeps.cluster import count, private_folder, ray_for  # first: Ray finds its settings made when it is imported
+from sweeps.cluster import (  # first: Ray finds its settings made when it is imported
+    private_folder,
+    ray_for,
+    shared_folder,
+)
 
 # isort: split
 from ray import tune
@@ -29,15 +34,21 @@ from sweeps.delivery import Courier, Heartbeat
 from sweeps.estimate import measured
 from sweeps.hardware import hardware
 from sweeps.ledger import LEASE_SECONDS, Failure, LedgerRow, Measured, State
+from sweeps.node import Node
+from sweeps.nodes import ONE_FOLDER, alive, require_fit
+from sweeps.packing import Place
 from sweeps.progress import Progress
 from sweeps.resources import Room
-from sweeps.sweep import INTERRUPTED, Growth, Sweep
+from sweeps.sweep import INTERRUPTED, Growth, Sweep, joined
 from sweeps.tracking import Delivery
 from sweeps.worker import Report, demand, given_up, job, run_trial
+from trainer.declaration import ConfigError
 from trainer.machine import Machine
 from trainer.records import EpochRecord
 
 LOST_WORKER_TRIES = 3
+LOOK_EVERY_SECONDS = 5.0
+"""At the nodes that there are."""
 STATES: dict[str, State] = {
     "finished": "finished",
     "diverged": "diverged",
@@ -133,8 +144,8 @@ def _left(launch: Launch) -> dict[str, LedgerRow]:
 
 
 def _fit(launch: Launch, trial_ids: Sequence[str], stop: Stop, second_pass: bool = False) -> None:
-    room = Room(launch.sweep, count("CPU"), count("GPU"), alone=second_pass)
-    searcher = LedgerSearcher(launch, trial_ids, room, stop, second_pass)
+    room = Room(launch.sweep, alive(), alone=second_pass)
+    searcher = LedgerSearcher(launch, trial_ids, room, stop, second_pass, look=alive)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, demand),
         tune_config=tune.TuneConfig(
@@ -167,19 +178,27 @@ class _KeepTrials(tune.Callback):
 class LedgerSearcher(Searcher):
     """Leases trials one at a time and settles them. Tune's trial ids are its own; ``_live`` maps them to ours.
 
-    second_pass: of the trials that ran out of memory once, which then fail; else of all others.
+    second_pass: of the trials that ran out of memory once, which then fail; else of all others. look: at the nodes that
+    there are now, where these may change: as many trials run at a time as the sweep wants and they have room for.
     """
 
     def __init__(
-        self, launch: Launch, trial_ids: Sequence[str], room: Room, stop: Stop, second_pass: bool = False
+        self,
+        launch: Launch,
+        trial_ids: Sequence[str],
+        room: Room,
+        stop: Stop,
+        second_pass: bool = False,
+        look: Callable[[], list[Node]] | None = None,
     ) -> None:
         super().__init__()
         self.tune_trials: list[Any] = []
         self._launch, self._sweep, self._room, self._stop = launch, launch.sweep, room, stop
-        self._second_pass = second_pass
+        self._second_pass, self._look, self._looked = second_pass, look, 0.0
+        self._shunned: set[str] = set()
         self._over = set(launch.sweep.wanted()) - set(trial_ids)
         self._live: dict[str, str] = {}
-        self._shares: dict[str, float] = {}
+        self._places: dict[str, Place] = {}
         self._deaths: dict[str, int] = {}
         self._records: dict[str, list[EpochRecord]] = {}
 
@@ -203,13 +222,29 @@ class LedgerSearcher(Searcher):
         self._fail_lost_trials()
         if self._stop.event.is_set():
             return Searcher.FINISHED
+        self._follow_nodes()
         if len(self._live) >= self._room.jobs:
             return None
         row = self._lease() or (self._lease() if self._launch.grow() else None)
         if row is None:
             return None if self._live else Searcher.FINISHED
+        place = self._room.place(row.trial_id, self._held())
+        assert place is not None, "a trial was leased for which there is no room"
         self._live[trial_id] = row.trial_id
-        return self._started(row)
+        self._places[row.trial_id] = place
+        return self._started(row, place)
+
+    def _follow_nodes(self, at_once: bool = False) -> None:
+        """Some may have come or gone. Raises ConfigError when trials cannot be trained on any."""
+        if self._look is None or not (at_once or time.monotonic() - self._looked > LOOK_EVERY_SECONDS):
+            return
+        self._looked, nodes = time.monotonic(), self._look()
+        with contextlib.suppress(OSError):
+            os.utime(self._stop.file.parent)  # by which other drivers know that this one lives
+        fit = [node for node in nodes if node.id not in self._shunned]
+        if any(node.cpus for node in nodes) and not any(node.cpus for node in fit):
+            raise ConfigError(f"no node sees {self._stop.file.parent}: {ONE_FOLDER}")
+        self._room.follow(fit)
 
     def _lease(self) -> LedgerRow | None:
         return self._sweep.ledger.lease(self._fitting(), self._launch.owner, self._sweep.name, self._second_pass)
@@ -217,18 +252,20 @@ class LedgerSearcher(Searcher):
     def _fitting(self) -> list[str]:
         """What is left of the trials, in order, but for those that would have to wait for room."""
         left = (trial_id for trial_id in self._sweep.wanted() if trial_id not in self._over)
-        return self._room.fitting(left, [self._shares[trial_id] for trial_id in self._live.values()])
+        return self._room.fitting(left, self._held())
 
-    def _started(self, row: LedgerRow) -> dict[str, Any]:
+    def _held(self) -> list[Place]:
+        return [self._places[trial_id] for trial_id in self._live.values()]
+
+    def _started(self, row: LedgerRow, place: Place) -> dict[str, Any]:
         """The job of a trial that was just leased."""
-        trial, sweep, room = self._sweep.trials[row.trial_id], self._sweep, self._room
-        share = self._shares[row.trial_id] = room.share(row.trial_id)
-        self._launch.progress.at_once(room.at_once(row.trial_id))
+        trial, sweep = self._sweep.trials[row.trial_id], self._sweep
+        self._launch.progress.at_once(self._room.at_once(row.trial_id))
         self._launch.progress.started(row.trial_id)
         self._launch.courier.send(Delivery(trial, "leased"))
         machine = Machine(data_dir=sweep.results.data, device=sweep.device, threads=1, code_dir=sweep.code_dir)
         checkpoint = sweep.results.checkpoint(row.trial_id)
-        return job(row.params, checkpoint, machine, self._stop.file, share, room.to_find_out(row.trial_id))
+        return job(row.params, checkpoint, machine, self._stop.file, place, self._shunned)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report of the worker: deliver its records; settle the trial when it says how it ended."""
@@ -241,10 +278,13 @@ class LedgerSearcher(Searcher):
         if report.note is not None:
             self._launch.progress.note(report.note)
         if report.memory is not None:
-            self._room.learn(ours, report.memory)
+            self._room.learn(ours, self._places[ours], report.memory)
         if self._sweep.gives_up(ours, report.records):
             given_up(self._stop.file, ours).touch()
-        if report.outcome is not None:
+        if report.misplaced is not None:
+            del self._live[trial_id]
+            self._misplaced(ours, report.misplaced)
+        elif report.outcome is not None:
             del self._live[trial_id]
             self._ended(ours, report, report.outcome)
         elif self._sweep.ledger.holds(ours, self._launch.owner):
@@ -264,6 +304,17 @@ class LedgerSearcher(Searcher):
             state = "pending"
             self._launch.progress.note(f"trial {ours} ran out of memory: once more, alone, when the others are over")
         self._settle(ours, report, state, FAILURES.get(outcome))
+
+    def _misplaced(self, ours: str, node_id: str) -> None:
+        """On a node that has come later and does not see the results. It is told once, and gets no trial any more."""
+        if node_id not in self._shunned:
+            names = [node.name for node in self._look() if node.id == node_id] if self._look else []
+            name = " ".join(names) or node_id
+            root = self._sweep.results.root
+            self._launch.progress.note(f"node {name} does not see {root}, and gets no trials: {ONE_FOLDER}")
+        self._shunned.add(node_id)
+        self._settle(ours, Report((), "pending"), "pending")
+        self._follow_nodes(at_once=True)
 
     def _worker_lost(self, ours: str) -> None:
         self._deaths[ours] = self._deaths.get(ours, 0) + 1
@@ -307,14 +358,21 @@ class LedgerSearcher(Searcher):
 def _stoppable_ray(launch: Launch) -> Iterator[Stop]:
     """Ray, for as long as this lasts; signals set the Stop that is given."""
     signals = (signal.SIGINT, signal.SIGTERM)
-    with private_folder() as folder:
-        stop = Stop(launch, folder / "stop")
+    with private_folder() as folder, _folder_of_stops(launch, folder) as seen_by_trials:
+        stop = Stop(launch, seen_by_trials / "stop")
         previous = {number: signal.signal(number, stop) for number in signals}
         try:
             with ray_for(launch.sweep.jobs, folder):
                 for number in signals:
                     signal.signal(number, stop)  # again: Ray has put a handler of its own in place of one of them
+                if joined():
+                    require_fit(alive(), stop.file.parent)
                 yield stop
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _folder_of_stops(launch: Launch, folder: Path) -> contextlib.AbstractContextManager[Path]:
+    """Trials on other machines do not see ``folder``."""
+    return shared_folder(launch.sweep.results) if joined() else contextlib.nullcontext(folder)

@@ -1,6 +1,8 @@
-"""How many trials share a GPU, as pure functions of what one of them takes of its memory."""
+"""How many trials share a GPU, as pure functions of what one of them takes of its memory, and what each then gets."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from trainer.records import GpuMemory
 
@@ -25,3 +27,15 @@ def share(trials: int) -> float:
 def trials_that_share(share: float) -> int:
     """The inverse of ``share``, for any share from 0.0001 to 1."""
     return UNITS // round(UNITS * share)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a trial is given: a core and, of a GPU of this kind, a share. gpu_kind: empty where Ray knows none.
+
+    to_find_out: how many trials may share a GPU at most, where this one is to find out how many do; else 0.
+    """
+
+    gpu_kind: str = ""
+    share: float = 0.0
+    to_find_out: int = 0

@@ -15,6 +15,7 @@ from sweeps.hardware import at_a_time, hardware, matmul_peak
 from sweeps.ledger import OVER, Ledger, LedgerRow, State
 from sweeps.own_cost import Own, has_own, own_costs
 from sweeps.packing import trials_that_share
+from sweeps.sweep import joined
 from sweeps.table import aligned, short_labels
 from trainer.config import TrialConfig
 from trainer.machine import Results
@@ -128,7 +129,7 @@ def make_plan(
     measured = Known(found, peak, own)
     estimates = {trial.trial_id: measured.estimate(trial) for trial in to_train}
     free = shutil.disk_usage(_existing(Results.here().root)).free
-    at_once = at_a_time(jobs, device, trials_that_share(gpus_per_trial or 1))
+    at_once = jobs if joined() else at_a_time(jobs, device, trials_that_share(gpus_per_trial or 1))
     return Plan(study, rows, estimates, at_once, device, peak, free, reasons)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sweeps.estimate import memory_kind
 from sweeps.hardware import hardware
-from sweeps.packing import share, trials_per_gpu, trials_that_share
+from sweeps.node import Node
+from sweeps.packing import Place, share, trials_per_gpu, trials_that_share
 from sweeps.sweep import ADDRESS_VARIABLE, Sweep
 from trainer.declaration import ConfigError
 from trainer.records import GpuMemory
@@ -15,64 +17,138 @@ WHOLE = 1.0
 ROUNDING = 1e-6  # shares are sums of ten-thousandths
 
 
-class Room:
-    """For the trials of ``sweep`` on so many CPUs and GPUs. alone: one at a time, with a GPU to itself.
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The GPUs of one kind, and the cores beside them; of trials on CPUs all cores."""
 
-    A trial whose like was never measured on this hardware gets a whole GPU, and finds out how many could share it.
+    gpu_kind: str
+    cpus: int
+    gpus: int
+
+    def free(self, held: Sequence[Place]) -> float:
+        """Of its GPUs; 0 where all its cores are taken."""
+        here = [place.share for place in held if place.gpu_kind == self.gpu_kind]
+        return self.gpus - sum(here) + ROUNDING if len(here) < self.cpus else 0.0
+
+
+class Room:
+    """For the trials of ``sweep`` on these nodes. alone: one at a time, with a GPU to itself.
+
+    A trial whose like was never measured on a kind of GPU gets a whole one, and finds out how many could share it. What
+    is free on nodes of one kind is one sum: to which of them a trial goes, and when, is for Ray to say.
 
     Raises ConfigError where no trial would ever find room: Tune would wait for it for ever.
     """
 
-    def __init__(self, sweep: Sweep, cpus: int, gpus: int, alone: bool = False) -> None:
-        if cpus < 1:
-            raise ConfigError(f"{ADDRESS_VARIABLE}: that Ray has no CPU for trials: start its nodes with --num-cpus")
-        if sweep.device == "cuda" and gpus < 1:
-            raise ConfigError("--device cuda: Ray sees no GPU: train with --device cpu")
-        self.jobs = 1 if alone else min(sweep.jobs, cpus)
-        self._gpus = gpus if sweep.device == "cuda" else 0
+    def __init__(self, sweep: Sweep, nodes: Sequence[Node], alone: bool = False) -> None:
+        self._sweep, self._alone = sweep, alone
         self._given = WHOLE if alone else sweep.gpus_per_trial
-        if self._gpus and self._given is not None:
-            self.jobs = min(self.jobs, self._gpus * trials_that_share(self._given))
-        self._ledger, self._hardware = sweep.ledger, hardware(sweep.device)
         self._trials = sweep.trials
         self._kinds: dict[str, str] = {}
-        kinds = {self._kind(trial_id) for trial_id in sweep.trials} if self._gpus else set()
-        self._known = self._ledger.gpu_memory(list(kinds), self._hardware)
+        self._known: dict[str, dict[str, GpuMemory]] = {}
+        if not any(node.cpus for node in nodes):
+            raise ConfigError(f"{ADDRESS_VARIABLE}: that Ray has no CPU for trials: start its nodes with --num-cpus")
+        if self._on_gpus and not any(node.gpus for node in nodes):
+            raise ConfigError("--device cuda: Ray sees no GPU: train with --device cpu")
+        if self._on_gpus and not any(node.gpus and node.cpus for node in nodes):
+            raise ConfigError(f"{ADDRESS_VARIABLE}: its nodes with GPUs have no CPU: start them with --num-cpus")
+        self.follow(nodes)
+
+    @property
+    def _on_gpus(self) -> bool:
+        return self._sweep.device == "cuda"
+
+    def follow(self, nodes: Sequence[Node]) -> None:
+        """From now on for the trials on these nodes: some may have come, or gone.
+
+        Where none is left, as before: the trials wait, which Ray's autoscaler sees.
+        """
+        pools = _gpu_pools(nodes) if self._on_gpus else [_Pool("", sum(node.cpus for node in nodes), 0)]
+        if any(pool.cpus for pool in pools):
+            self._pools = pools
+            self.jobs = 1 if self._alone else min(self._sweep.jobs, sum(map(self._most_in, pools)))
+
+    def _most_in(self, pool: _Pool) -> int:
+        """How many trials find room there at most."""
+        if not pool.gpus or self._given is None:
+            return pool.cpus
+        return min(pool.cpus, pool.gpus * trials_that_share(self._given))
+
+    def place(self, trial_id: str, held: Iterable[Place]) -> Place | None:
+        """Where most of the trial's like would fit beside others that hold such places; None while there is no room."""
+        held = list(held)
+        if len(held) >= self.jobs:
+            return None
+        if not self._on_gpus:
+            return Place()
+        shares = {pool: self._share(trial_id, pool) for pool in self._pools}
+        free = {pool: pool.free(held) / shares[pool] for pool in self._pools}
+        pool = max(free, key=free.__getitem__, default=None)
+        if pool is None or free[pool] < 1:
+            return None
+        return Place(pool.gpu_kind, shares[pool], self._to_find_out(trial_id, pool))
+
+    def fitting(self, trial_ids: Iterable[str], held: Iterable[Place]) -> list[str]:
+        """Those of the trials for which there is room beside others that hold such places."""
+        held, fit = list(held), dict[str, bool]()
+        found = []
+        for trial_id in trial_ids:
+            alike = self._kind(trial_id) if self._on_gpus else ""
+            if alike not in fit:
+                fit[alike] = self.place(trial_id, held) is not None
+            if fit[alike]:
+                found.append(trial_id)
+        return found
+
+    def at_once(self, trial_id: str) -> int:
+        """How many of its like fit at a time."""
+        if not self._on_gpus:
+            return self.jobs
+        fit = (min(p.cpus, p.gpus * trials_that_share(self._share(trial_id, p))) for p in self._pools)
+        return min(self.jobs, sum(fit))
+
+    def learn(self, trial_id: str, place: Place, memory: GpuMemory) -> None:
+        """The trial took ``memory`` there: its like need no more from now on, of whatever study."""
+        kind, name = self._kind(trial_id), _hardware(place.gpu_kind)
+        self._known_on(place.gpu_kind)[kind] = memory
+        self._sweep.ledger.keep_gpu_memory(kind, name, memory)
 
     def _kind(self, trial_id: str) -> str:
         if trial_id not in self._kinds:
             self._kinds[trial_id] = memory_kind(self._trials[trial_id])
         return self._kinds[trial_id]
 
-    def share(self, trial_id: str) -> float:
-        """Of a GPU that the trial gets; 0 on CPUs."""
-        if not self._gpus:
-            return 0.0
+    def _known_on(self, gpu_kind: str) -> dict[str, GpuMemory]:
+        """What is known of the trials' kinds on this kind of GPU."""
+        if gpu_kind not in self._known:
+            kinds = {self._kind(trial_id) for trial_id in self._trials}
+            self._known[gpu_kind] = self._sweep.ledger.gpu_memory(list(kinds), _hardware(gpu_kind))
+        return self._known[gpu_kind]
+
+    def _share(self, trial_id: str, pool: _Pool) -> float:
         if self._given is not None:
             return self._given
-        known = self._known.get(self._kind(trial_id))
-        return share(trials_per_gpu(known, self._most_on_gpu)) if known else WHOLE
+        known = self._known_on(pool.gpu_kind).get(self._kind(trial_id))
+        return share(trials_per_gpu(known, self._most_on_gpu(pool))) if known else WHOLE
 
-    def to_find_out(self, trial_id: str) -> int:
-        """How many trials may share a GPU at most, where this one is to find out how many do; else 0."""
-        unknown = self._gpus and self._given is None and self._kind(trial_id) not in self._known
-        return self._most_on_gpu if unknown and self._most_on_gpu > 1 else 0
+    def _to_find_out(self, trial_id: str, pool: _Pool) -> int:
+        unknown = self._given is None and self._kind(trial_id) not in self._known_on(pool.gpu_kind)
+        most = self._most_on_gpu(pool)
+        return most if unknown and most > 1 else 0
 
-    def learn(self, trial_id: str, memory: GpuMemory) -> None:
-        """The trial took ``memory``: its like need no more from now on, of whatever study."""
-        kind = self._kind(trial_id)
-        self._known[kind] = memory
-        self._ledger.keep_gpu_memory(kind, self._hardware, memory)
+    def _most_on_gpu(self, pool: _Pool) -> int:
+        return max(1, min(self.jobs, pool.cpus) // pool.gpus)
 
-    def fitting(self, trial_ids: Iterable[str], held: Iterable[float]) -> list[str]:
-        """Those of the trials for which there is room beside others that hold such shares."""
-        free = self._gpus - sum(held) + ROUNDING
-        return [trial_id for trial_id in trial_ids if self.share(trial_id) <= free]
 
-    def at_once(self, trial_id: str) -> int:
-        """How many of its like fit at a time."""
-        return min(self.jobs, self._gpus * trials_that_share(self.share(trial_id))) if self._gpus else self.jobs
+def _gpu_pools(nodes: Sequence[Node]) -> list[_Pool]:
+    """Nodes without a GPU have no part in it, nor have those without a core."""
+    found: dict[str, list[Node]] = {}
+    for node in nodes:
+        if node.gpus and node.cpus:
+            found.setdefault(node.gpu_kind, []).append(node)
+    return [_Pool(kind, sum(n.cpus for n in those), sum(n.gpus for n in those)) for kind, those in found.items()]
 
-    @property
-    def _most_on_gpu(self) -> int:
-        return max(1, self.jobs // self._gpus)
+
+def _hardware(gpu_kind: str) -> str:
+    """The name under which the ledger keeps what was measured on such a GPU: the kind's own on whatever machine."""
+    return gpu_kind or hardware("cuda")

@@ -26,6 +26,12 @@ SUBMITTED_VARIABLE = "SWEEPS_SUBMITTED"
 INTERRUPTED = 130  # the exit code of a shell's Ctrl-C
 
 
+def joined() -> str | None:
+    """The address of the Ray to join; None for one of our own."""
+    address = os.environ.get(ADDRESS_VARIABLE, "")
+    return None if address in ("", "local") else address
+
+
 def code_folder(reference: str) -> Path:
     """Where the modules of the study that a user calls so lie: beside its file, as for a script."""
     own = Path(reference)

@@ -10,19 +10,25 @@ import json
 import os
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
-from sweeps.packing import trials_per_gpu
+from sweeps.job_code import at_hand, portable
+from sweeps.node import GPU_KIND
+from sweeps.packing import Place, trials_per_gpu
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Machine
 from trainer.records import EpochRecord, GpuMemory
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+A_LITTLE = 0.001
+"""Of what a node has one of for its kind of GPU: enough to be there."""
 REPORT_EVERY_SECONDS = 5.0  # a report costs the driver some milliseconds, an epoch of a small trial not much more
 
 
@@ -32,6 +38,7 @@ class Report:
 
     outcome: ``finished``, ``diverged``, ``failed``, ``out_of_memory`` or ``stopped``; None while the trial goes on.
     memory: of its GPU that it took, where that was to be measured. note: something that the user should know.
+    misplaced: Ray's id of the node, where that does not see the driver's folder: nothing was trained there.
     """
 
     records: tuple[EpochRecord, ...]
@@ -39,6 +46,7 @@ class Report:
     cause: str | None = None
     memory: GpuMemory | None = None
     note: str | None = None
+    misplaced: str | None = None
 
     def encode(self) -> dict[str, Any]:
         """As a Tune result: one string, which Tune neither flattens nor looks into."""
@@ -50,21 +58,22 @@ class Report:
         plain = json.loads(result["report"])
         records = tuple(EpochRecord(**record) for record in plain["records"])
         memory = GpuMemory(**plain["memory"]) if plain["memory"] else None
-        return cls(records, plain["outcome"], plain["cause"], memory, plain["note"])
+        return cls(records, plain["outcome"], plain["cause"], memory, plain["note"], plain["misplaced"])
 
 
 def job(
-    params: str, checkpoint: Path, machine: Machine, stop_file: Path, gpu: float = 0.0, most_on_gpu: int = 0
+    params: str, checkpoint: Path, machine: Machine, stop_file: Path, place: Place, shunned: Iterable[str] = ()
 ) -> dict[str, Any]:
     """The Tune configuration of a trial: plain values, so that Tune may copy and print them.
 
     params: the canonical JSON of the trial's parameters. stop_file: once it exists the trial ends at its next batch, as
-    it does once there is the one of ``given_up``.
-    gpu: the share of a GPU that it is given. most_on_gpu: see ``_Scout``; 0 where there is nothing to find out.
+    it does once there is the one of ``given_up``. shunned: ids of the nodes on which it must not run.
     """
-    facts = {name: str(getattr(machine, name)) for name in ("data_dir", "device", "threads", "code_dir")}
+    facts = {name: str(getattr(machine, name)) for name in ("data_dir", "device", "threads")}
+    facts["code_dir"] = portable(machine.code_dir)
     files = {"checkpoint": str(checkpoint), "stop_file": str(stop_file)}
-    return {"params": params, **files, "gpu": gpu, "most_on_gpu": most_on_gpu, **facts}
+    given = {"gpu": place.share, "gpu_kind": place.gpu_kind, "most_on_gpu": place.to_find_out}
+    return {"params": params, **files, **given, "shunned": ",".join(sorted(shunned)), **facts}
 
 
 def given_up(stop_file: Path, trial_id: str) -> Path:
@@ -73,8 +82,14 @@ def given_up(stop_file: Path, trial_id: str) -> Path:
 
 
 def demand(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What a job takes of Ray's resources: trials have one thread each."""
-    return tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": config["gpu"]}])
+    """What a job takes of Ray's resources, and where: trials have one thread each."""
+    bundle = {"CPU": 1.0, "GPU": config["gpu"]}
+    if config["gpu_kind"]:
+        bundle[GPU_KIND + config["gpu_kind"]] = A_LITTLE
+    if not config["shunned"]:
+        return tune.PlacementGroupFactory([bundle])
+    elsewhere = {"ray.io/node-id": f"!in({config['shunned']})"}
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere])
 
 
 @dataclass(slots=True)
@@ -107,6 +122,10 @@ class _Scout:
 
 def run_trial(config: dict[str, Any]) -> None:
     """The Tune trainable. An error of the trial is reported, so that the process lives on for the next trial."""
+    if not Path(config["stop_file"]).parent.is_dir():
+        # Its checkpoint is not seen either: it would be trained from its first epoch, into a folder that is nobody's.
+        tune.report(Report((), misplaced=ray.get_runtime_context().get_node_id()).encode())
+        return
     pending: list[EpochRecord] = []
     scout: _Scout | None = None
     try:
@@ -127,7 +146,7 @@ def _train(config: dict[str, Any], pending: list[EpochRecord], scout: _Scout) ->
         data_dir=Path(config["data_dir"]),
         device=config["device"],
         threads=int(config["threads"]),
-        code_dir=Path(config["code_dir"]),
+        code_dir=at_hand(config["code_dir"]),
     )
     checkpoint, stop_file = Path(config["checkpoint"]), Path(config["stop_file"])
     stops = str(stop_file), str(given_up(stop_file, trial.trial_id))

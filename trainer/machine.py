@@ -98,6 +98,11 @@ class Results:
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
+    @property
+    def drivers(self) -> Path:
+        """A folder for each driver that has joined a Ray, as long as it runs."""
+        return self.root / "drivers"
+
     def checkpoint(self, trial_id: str) -> Path:
         """The file that holds a trial's state and all its records."""
         return self.root / "checkpoints" / f"{trial_id}.pt"

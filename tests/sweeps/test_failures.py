@@ -11,6 +11,7 @@ import sqlalchemy as sql
 
 from sweeps.launch import Launch, LedgerSearcher, Stop, _left
 from sweeps.ledger import Failure, Ledger, State
+from sweeps.node import Node
 from sweeps.resources import Room
 from sweeps.sweep import StudySweep
 from sweeps.tracking import Delivery
@@ -149,7 +150,7 @@ class Driver:
         self.searcher = self.searchers(second_pass=False)
 
     def searchers(self, second_pass: bool) -> LedgerSearcher:
-        room = Room(self.launch.sweep, cpus=self.jobs, gpus=0, alone=second_pass)
+        room = Room(self.launch.sweep, [Node("a", "a", cpus=self.jobs)], alone=second_pass)
         return LedgerSearcher(self.launch, list(IDS), room, Stop(self.launch, self.folder / "stop"), second_pass)
 
     def ask(self) -> str | None:

@@ -546,6 +546,7 @@ def test_training_again_measures_again(ledger: Ledger) -> None:
 
 def test_a_finished_trial_is_measured_by_its_driver(ledger: Ledger, results: Results, tmp_path: Path) -> None:
     from sweeps.launch import Launch, LedgerSearcher, Stop
+    from sweeps.node import Node
     from sweeps.resources import Room
     from sweeps.worker import Report
 
@@ -564,7 +565,7 @@ def test_a_finished_trial_is_measured_by_its_driver(ledger: Ledger, results: Res
 
     silent: Any = Silent()
     launch = Launch(StudySweep(STUDY, "toy", results, ledger, 1, "cpu"), silent, silent)
-    room = Room(launch.sweep, cpus=1, gpus=0)
+    room = Room(launch.sweep, [Node("a", "a", cpus=1)])
     searcher = LedgerSearcher(launch, [trial.trial_id for trial in STUDY.trials], room, Stop(launch, tmp_path / "stop"))
     trial = STUDY.trials[0]
     results.checkpoint(trial.trial_id).parent.mkdir()

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import given as given_by_hypothesis
+from hypothesis import strategies as st
 
 from search_spaces.study import Study
 from sweeps.cli import main
 from sweeps.estimate import memory_kind
 from sweeps.ledger import Ledger
+from sweeps.node import Node
+from sweeps.packing import Place
 from sweeps.resources import Room
 from sweeps.sweep import ADDRESS_VARIABLE, StudySweep
-from sweeps.worker import Report, _Scout, demand
+from sweeps.worker import Report, _Scout, demand, job
 from tests.sweeps.conftest import make_study
 from tests.sweeps.fake_gpus import GIVEN
 from trainer.checkpoint import load_checkpoint
@@ -45,6 +51,11 @@ def ledger(ledger_url: str) -> Iterator[Ledger]:
     ledger.close()
 
 
+def of_kind(gpu_kind: str, gpus: int, cpus: int, count: int = 1) -> list[Node]:
+    """So many nodes with GPUs of this kind, each with so many of them and of cores."""
+    return [Node(f"{gpu_kind}-{number}", f"{gpu_kind}-{number}", cpus, gpus, gpu_kind) for number in range(count)]
+
+
 class Rooms:
     """Of drivers with one ledger."""
 
@@ -52,9 +63,11 @@ class Rooms:
         self.ledger, self.results = ledger, Results(folder)
 
     def of(self, jobs: int = 16, gpus: int = 2, given: float | None = None, alone: bool = False, **more: Any) -> Room:
-        cpus, device = more.get("cpus", jobs), more.get("device", "cuda")
-        sweep = StudySweep(STUDY, "toy", self.results, self.ledger, jobs, device, gpus_per_trial=given)
-        return Room(sweep, cpus, gpus, alone)
+        nodes = more.get("nodes", [Node("a", "a", more.get("cpus", jobs), gpus)])
+        sweep = StudySweep(
+            STUDY, "toy", self.results, self.ledger, jobs, more.get("device", "cuda"), gpus_per_trial=given
+        )
+        return Room(sweep, nodes, alone)
 
 
 @pytest.fixture
@@ -67,27 +80,31 @@ def memory(gib: float) -> GpuMemory:
     return GpuMemory(int(gib * GIB), 24 * GIB)
 
 
+def given(room: Room, *trial_ids: str) -> list[tuple[float, int]]:
+    """What each would get were it alone: its share, and how many may share a GPU where it is to find that out."""
+    places = [room.place(trial_id, []) for trial_id in trial_ids]
+    return [(place.share, place.to_find_out) for place in places if place]
+
+
 def test_the_first_of_a_kind_finds_out_and_its_like_share(rooms: Rooms) -> None:
     room = rooms.of()
-    assert (room.share(ERM_ID), room.to_find_out(ERM_ID), room.at_once(ERM_ID)) == (1.0, 8, 2)
-    room.learn(ERM_ID, memory(5))  # 24 / 5.5 = 4.4
-    assert [room.share(trial) for trial in (ERM_ID, OTHER_ERM_ID, AMP_ID)] == [0.25, 0.25, 1.0]
-    assert [room.to_find_out(trial) for trial in (ERM_ID, OTHER_ERM_ID, AMP_ID)] == [0, 0, 8]
+    assert (given(room, ERM_ID), room.at_once(ERM_ID)) == ([(1.0, 8)], 2)
+    room.learn(ERM_ID, Place(), memory(5))  # 24 / 5.5 = 4.4
+    assert given(room, ERM_ID, OTHER_ERM_ID, AMP_ID) == [(0.25, 0), (0.25, 0), (1.0, 8)]
     assert room.at_once(ERM_ID) == 8
-    later = rooms.of()
-    assert [later.share(trial) for trial in (ERM_ID, AMP_ID)] == [0.25, 1.0], "of another driver, later"
+    assert given(rooms.of(), ERM_ID, AMP_ID) == [(0.25, 0), (1.0, 8)], "of another driver, later"
 
 
 def test_what_was_found_out_last_stands(rooms: Rooms) -> None:
-    rooms.of().learn(ERM_ID, memory(5))
-    rooms.of().learn(ERM_ID, memory(10))
-    assert rooms.of().share(ERM_ID) == 0.5
+    rooms.of().learn(ERM_ID, Place(), memory(5))
+    rooms.of().learn(ERM_ID, Place(), memory(10))
+    assert given(rooms.of(), ERM_ID) == [(0.5, 0)]
 
 
 def test_another_gpu_is_another_story(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
-    rooms.of().learn(ERM_ID, memory(5))
+    rooms.of().learn(ERM_ID, Place(), memory(5))
     monkeypatch.setattr("sweeps.resources.hardware", lambda _device: "another GPU")
-    assert rooms.of().share(ERM_ID) == 1.0
+    assert given(rooms.of(), ERM_ID) == [(1.0, 8)]
 
 
 def test_methods_take_different_memory_and_their_numbers_do_not() -> None:
@@ -99,44 +116,44 @@ def test_methods_take_different_memory_and_their_numbers_do_not() -> None:
 
 def test_no_more_trials_on_a_gpu_than_it_has_cores(rooms: Rooms) -> None:
     room = rooms.of(jobs=6)
-    room.learn(ERM_ID, memory(1))
-    assert room.share(ERM_ID) == pytest.approx(1 / 3, abs=1e-4)
+    room.learn(ERM_ID, Place(), memory(1))
+    assert given(room, ERM_ID) == [(0.3333, 0)]
     few = rooms.of(jobs=3)
-    assert (few.share(ERM_ID), few.to_find_out(AMP_ID)) == (1.0, 0), "there is nothing to find out: they cannot share"
+    assert given(few, ERM_ID, AMP_ID) == [(1.0, 0), (1.0, 0)], "there is nothing to find out: they cannot share"
     assert rooms.of(jobs=16, cpus=3).jobs == 3
 
 
 def test_a_share_that_the_user_gives_stands(rooms: Rooms) -> None:
-    rooms.of().learn(ERM_ID, memory(5))
+    rooms.of().learn(ERM_ID, Place(), memory(5))
     room = rooms.of(given=0.4)
-    assert (room.share(ERM_ID), room.share(AMP_ID), room.to_find_out(AMP_ID)) == (0.4, 0.4, 0)
+    assert given(room, ERM_ID, AMP_ID) == [(0.4, 0), (0.4, 0)]
     assert room.jobs == room.at_once(ERM_ID) == 4, "two on each of two GPUs, though all shares together would be five"
     assert rooms.of(given=1.0).jobs == 2
 
 
 def test_the_second_pass_has_a_gpu_to_itself(rooms: Rooms) -> None:
-    rooms.of().learn(ERM_ID, memory(5))
-    for given in (None, 0.25):
-        room = rooms.of(given=given, alone=True)
-        assert (room.share(ERM_ID), room.share(AMP_ID), room.jobs, room.to_find_out(AMP_ID)) == (1.0, 1.0, 1, 0)
+    rooms.of().learn(ERM_ID, Place(), memory(5))
+    for share in (None, 0.25):
+        room = rooms.of(given=share, alone=True)
+        assert (given(room, ERM_ID, AMP_ID), room.jobs) == ([(1.0, 0), (1.0, 0)], 1)
 
 
 def test_only_what_fits_beside_the_others_is_leased(rooms: Rooms) -> None:
-    room = rooms.of(jobs=6, gpus=2)
-    room.learn(ERM_ID, memory(7))  # thirds, of 0.3333
-    third = room.share(ERM_ID)
+    room, whole = rooms.of(jobs=6, gpus=2), Place("", 1.0)
+    room.learn(ERM_ID, Place(), memory(7))  # thirds, of 0.3333
+    third = room.place(ERM_ID, [])
+    assert third is not None
     assert room.fitting([AMP_ID, ERM_ID, OTHER_ERM_ID], []) == [AMP_ID, ERM_ID, OTHER_ERM_ID]
-    assert room.fitting([AMP_ID, ERM_ID, OTHER_ERM_ID], [1.0, third]) == [ERM_ID, OTHER_ERM_ID]
-    assert room.fitting([AMP_ID, ERM_ID], [1.0, third, third]) == [ERM_ID]
-    assert room.fitting([AMP_ID, ERM_ID], [1.0, 1.0]) == []
+    assert room.fitting([AMP_ID, ERM_ID, OTHER_ERM_ID], [whole, third]) == [ERM_ID, OTHER_ERM_ID]
+    assert room.fitting([AMP_ID, ERM_ID], [whole, third, third]) == [ERM_ID]
+    assert room.fitting([AMP_ID, ERM_ID], [whole, whole]) == []
 
 
-def test_on_cpus_there_is_always_room_for_one_more(rooms: Rooms) -> None:
-    room = rooms.of(device="cpu", gpus=2)
-    assert (room.share(ERM_ID), room.to_find_out(ERM_ID), room.jobs, room.at_once(ERM_ID)) == (0.0, 0, 16, 16)
-    assert room.fitting([AMP_ID, ERM_ID], [0.0] * 15) == [AMP_ID, ERM_ID]
-    assert demand({"gpu": 0.0}).required_resources == {"CPU": 1.0}
-    assert demand({"gpu": 0.25}).required_resources == {"CPU": 1.0, "GPU": 0.25}
+def test_on_cpus_there_is_room_for_as_many_as_there_are_cores_on_all_nodes(rooms: Rooms) -> None:
+    room = rooms.of(device="cpu", nodes=[Node("a", "a", 3), Node("b", "b", 8, gpus=2), Node("c", "c", 0)])
+    assert (given(room, ERM_ID), room.jobs, room.at_once(ERM_ID)) == ([(0.0, 0)], 11, 11)
+    assert room.fitting([AMP_ID, ERM_ID], [Place()] * 10) == [AMP_ID, ERM_ID]
+    assert room.fitting([AMP_ID, ERM_ID], [Place()] * 11) == []
 
 
 def test_what_would_wait_for_ever_is_refused(rooms: Rooms) -> None:
@@ -144,6 +161,143 @@ def test_what_would_wait_for_ever_is_refused(rooms: Rooms) -> None:
         rooms.of(gpus=0)
     with pytest.raises(ConfigError, match="no CPU for trials"):
         rooms.of(cpus=0)
+    with pytest.raises(ConfigError, match="its nodes with GPUs have no CPU"):
+        rooms.of(nodes=[Node("a", "a", 8), Node("b", "b", 0, gpus=1)])
+
+
+# Nodes that differ, that come and go
+
+SMALL, LARGE = of_kind("T4", gpus=4, cpus=8), of_kind("H100", gpus=2, cpus=32)
+
+
+def test_cores_on_nodes_without_a_gpu_are_not_counted_for_trials_on_gpus(rooms: Rooms) -> None:
+    assert rooms.of(jobs=100, nodes=[Node("a", "a", 64), *SMALL]).jobs == 8
+    assert rooms.of(jobs=100, device="cpu", nodes=[Node("a", "a", 64), *SMALL]).jobs == 72
+
+
+def test_each_kind_of_gpu_is_learnt_by_itself(rooms: Rooms) -> None:
+    room = rooms.of(jobs=40, nodes=[*SMALL, *LARGE])
+    first = room.place(ERM_ID, [])
+    assert first == Place("T4", 1.0, to_find_out=2), "of four GPUs four are free"
+    room.learn(ERM_ID, Place("H100", 1.0), GpuMemory(5 * GIB, 80 * GIB))  # 80 / 5.5 = 14.5
+    assert room.place(ERM_ID, []) == Place("H100", 0.0714), "28 of its like fit there"
+    assert room.at_once(ERM_ID) == 4 + 28
+    later = rooms.of(jobs=40, nodes=of_kind("T4", 4, 8))
+    assert given(later, ERM_ID) == [(1.0, 2)], "what an H100 holds says nothing of a T4"
+
+
+def test_a_trial_goes_where_most_of_its_like_still_fit(rooms: Rooms) -> None:
+    room = rooms.of(given=0.5, jobs=40, nodes=[*of_kind("T4", 1, 8), *of_kind("H100", 2, 8)])
+    held: list[Place] = []
+    while place := room.place(ERM_ID, held):
+        held.append(place)
+    assert [place.gpu_kind for place in held[:2]] == ["H100", "H100"]
+    assert Counter(place.gpu_kind for place in held) == {"H100": 4, "T4": 2}
+    held.remove(Place("T4", 0.5))
+    assert room.place(ERM_ID, held) == Place("T4", 0.5)
+
+
+def test_a_demand_names_the_kind_of_gpu_and_the_nodes_that_are_not_meant(tmp_path: Path) -> None:
+    def asked(place: Place, shunned: tuple[str, ...] = ()) -> dict[str, Any]:
+        return job("{}", tmp_path / "a.pt", Machine(data_dir=tmp_path), tmp_path / "stop", place, shunned)
+
+    assert demand(asked(Place())).required_resources == {"CPU": 1.0}
+    assert demand(asked(Place("", 0.25))).required_resources == {"CPU": 1.0, "GPU": 0.25}
+    of_a_kind = demand(asked(Place("T4", 0.25))).required_resources
+    assert of_a_kind == {"CPU": 1.0, "GPU": 0.25, "accelerator_type:T4": 0.001}
+    elsewhere: Any = demand(asked(Place(), ("b", "a")))._bound
+    assert elsewhere.kwargs["bundle_label_selector"] == [{"ray.io/node-id": "!in(a,b)"}]
+
+
+def test_room_follows_the_nodes_as_far_as_the_user_wants(rooms: Rooms) -> None:
+    room = rooms.of(jobs=12, nodes=SMALL)
+    assert room.jobs == 8
+    room.follow([*SMALL, *LARGE])
+    assert room.jobs == 12
+    room.follow(SMALL)
+    assert room.jobs == 8
+    room.follow([])
+    assert room.place(ERM_ID, []) is not None, "it waits for a node, which an autoscaler sees"
+
+
+@dataclass
+class Gpu:
+    """A made-up one, on a node with so many cores, of which trials take one each."""
+
+    node: Node
+    free: float = 1.0
+
+
+@dataclass
+class Cluster:
+    """Made-up nodes on which trials are put as Ray does it: on the GPU whose rest is the smallest that will do."""
+
+    nodes: list[Node]
+    trials: dict[int, tuple[Place, Gpu]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.gpus = [Gpu(node) for node in self.nodes for _ in range(node.gpus)]
+
+    def fits(self, gpu_kind: str, share: float) -> list[Gpu]:
+        """The GPUs of this kind, the fullest first, on which there is room for one more."""
+        taken = Counter(gpu.node.id for _, gpu in self.trials.values())
+        free = [gpu for gpu in self.gpus if gpu.node.gpu_kind == gpu_kind and taken[gpu.node.id] < gpu.node.cpus]
+        return sorted((gpu for gpu in free if gpu.free + 1e-9 >= share), key=lambda gpu: gpu.free)
+
+    def start(self, name: int, place: Place, gpu: Gpu) -> None:
+        gpu.free -= place.share
+        self.trials[name] = place, gpu
+
+    def end(self, name: int) -> None:
+        place, gpu = self.trials.pop(name)
+        gpu.free += place.share
+
+
+node_sizes = st.lists(st.tuples(st.sampled_from("AB"), st.integers(0, 3), st.integers(1, 8)), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given_by_hypothesis(
+    node_sizes,
+    st.integers(1, 30),
+    st.dictionaries(st.sampled_from("AB"), st.floats(0.5, 30)),
+    st.lists(st.integers(0, 9), max_size=40),
+)
+def test_no_gpu_is_given_more_than_once_and_none_is_idle_while_something_fits(
+    tmp_path: Path, sizes: list[tuple[str, int, int]], jobs: int, taken: dict[str, float], moves: list[int]
+) -> None:
+    """Trials start and end in any order on nodes of any two kinds, of which memory is known, or not."""
+    nodes = [Node(str(number), str(number), cpus, gpus, kind) for number, (kind, gpus, cpus) in enumerate(sizes)]
+    assume(any(node.gpus for node in nodes))
+    room = Rooms(_NoLedger(), tmp_path).of(jobs=jobs, nodes=nodes)  # type: ignore[arg-type]
+    for kind, gib in taken.items():
+        room.learn(ERM_ID, Place(kind), memory(gib))
+    cluster = Cluster(nodes)
+    for name, move in enumerate(moves):
+        held = [place for place, _ in cluster.trials.values()]
+        if move < 3 and cluster.trials:
+            cluster.end(sorted(cluster.trials)[move % len(cluster.trials)])
+        elif place := room.place(ERM_ID, held):
+            if gpus := cluster.fits(place.gpu_kind, place.share):  # else Ray has it wait
+                cluster.start(name, place, gpus[0])
+        elif len(held) < room.jobs:
+            assert not any(cluster.fits(kind, _share_on(room, kind)) for kind in "AB")
+        assert all(gpu.free > -1e-9 for gpu in cluster.gpus)
+        assert len(cluster.trials) <= jobs
+
+
+def _share_on(room: Room, gpu_kind: str) -> float:
+    pools = [pool for pool in room._pools if pool.gpu_kind == gpu_kind]
+    return room._share(ERM_ID, pools[0]) if pools else math.inf
+
+
+class _NoLedger:
+    """Knows nothing, and forgets what it is told."""
+
+    def gpu_memory(self, _kinds: list[str], _hardware: str) -> dict[str, GpuMemory]:
+        return {}
+
+    def keep_gpu_memory(self, _kind: str, _hardware: str, _memory: GpuMemory) -> None: ...
 
 
 @pytest.mark.parametrize(("most", "taken", "shares"), [(4, 5.0, True), (4, 23.0, False), (0, 5.0, False)])
