@@ -54,7 +54,6 @@ WHAT_A_SWEEP_HAS = {
     ("Ray's node agent", "refuses"),
     ("Ray's node agent", "metrics"),
     ("Ray's runtime environment agent", "refuses"),
-    ("Ray's monitor", "metrics"),
 }
 """At most: there are fewer where Ray's extra ``default`` is not installed."""
 JOB = """
