@@ -6,8 +6,10 @@ Importing this module does not import torch, for the driver imports it as well.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
+import platform
 import time
 import traceback
 from collections.abc import Iterable
@@ -142,12 +144,7 @@ def _train(config: dict[str, Any], pending: list[EpochRecord], scout: _Scout) ->
     from trainer.loop import Diverged, OutOfMemory, train
 
     trial = TrialConfig.from_params(json.loads(config["params"]))
-    machine = Machine(
-        data_dir=Path(config["data_dir"]),
-        device=config["device"],
-        threads=int(config["threads"]),
-        code_dir=at_hand(config["code_dir"]),
-    )
+    machine = _machine(config, trial)
     checkpoint, stop_file = Path(config["checkpoint"]), Path(config["stop_file"])
     stops = str(stop_file), str(given_up(stop_file, trial.trial_id))
     reported, epochs = time.monotonic(), 0
@@ -174,6 +171,23 @@ def _train(config: dict[str, Any], pending: list[EpochRecord], scout: _Scout) ->
         where = Path(error.filename).parent if error.filename else "a disk"
         return "failed", f"{where}: {error.strerror}: make room; what was stored before is kept"
     return ("finished" if epochs == trial.epochs else "stopped"), None
+
+
+def _machine(config: dict[str, Any], trial: TrialConfig) -> Machine:
+    """This node's, with the trial's data on its own disk where it wants that."""
+    from trainer.data.near import nearest
+
+    data_dir, note = nearest(trial, Path(config["data_dir"]))
+    if note is not None:
+        _tell_once(note)
+    threads, code_dir = int(config["threads"]), at_hand(config["code_dir"])
+    return Machine(data_dir=data_dir, device=config["device"], threads=threads, code_dir=code_dir)
+
+
+@functools.cache
+def _tell_once(note: str) -> None:
+    """What is wrong with the node concerns all trials of this process."""
+    tune.report(Report((), note=f"node {platform.node()}: {note}").encode())
 
 
 def _tell_of_damage(checkpoint: Path, trial_id: str) -> None:

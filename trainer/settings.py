@@ -20,6 +20,9 @@ def set_for_training(threads: int) -> None:
     would differ from an uninterrupted one.
     """
     torch.set_num_threads(threads)
+    if torch.get_num_interop_threads() != threads:
+        with contextlib.suppress(RuntimeError):  # a process can say so once, before it has used some
+            torch.set_num_interop_threads(threads)
     torch.set_flush_denormal(False)
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
