@@ -99,7 +99,7 @@ def address(given: str | None) -> str:
     Raises ConfigError for one of a Ray to join.
     """
     found = given or os.environ.get(SERVER_VARIABLE) or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
-    if not re.fullmatch(r"https?://[^/?#\s]+/*", found):
+    if not re.fullmatch(r"https?://[^/?#@\s]+/*", found):
         raise ConfigError(
             f"{ADDRESS_VARIABLE} = {hide_passwords(found)}: jobs go to the page of Ray's head, http://HOST:8265;"
             " HOST:PORT and auto are of a Ray that make sweep joins"
@@ -205,22 +205,21 @@ class JobServer:
         except AuthenticationError as error:
             raise ConfigError(_token_line(self.address, str(error))) from error
         except (requests.ConnectionError, requests.Timeout, aiohttp.ClientError, ConnectionError) as error:
-            raise UnansweredError(f"{hide_passwords(self.address)}: nothing answers there any more") from error
+            raise UnansweredError(f"{self.address}: nothing answers there any more") from error
         except (RuntimeError, requests.RequestException, ValueError) as error:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> ConfigError:
-        """Of a traceback, which the server sends, the last line."""
+        """Of a traceback, which the server sends, the last line. A head that is just starting refuses for a while."""
         lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")]
-        cause = [type(error).__name__, *lines][-1]
-        if cause.startswith("WebSocket"):
-            return UnansweredError(cause)
-        return ConfigError(printable(f"{hide_passwords(self.address)}: {cause[:400]}"))
+        line = printable(f"{self.address}: {[type(error).__name__, *lines][-1][:400]}")
+        passes = re.match(r"WebSocket|Request failed with status code 5", str(error))
+        return UnansweredError(line) if passes else ConfigError(line)
 
 
 def _require_ray(address: str) -> None:
     """Ray's client would wait for minutes, and raise whatever its parts raise."""
-    shown = f"{ADDRESS_VARIABLE} = {hide_passwords(address)}"
+    shown = f"{ADDRESS_VARIABLE} = {address}"
     try:
         with urllib.request.urlopen(f"{address}/api/version", timeout=ANSWER_SECONDS) as page:  # noqa: S310  http(s)
             json.load(page)["ray_version"]
@@ -246,6 +245,6 @@ def _token_line(address: str, cause: str) -> str:
         return cause.partition(". ")[0]
     what = "another token" if cause.startswith("Authentication failed") else "its token"
     return (
-        f"{hide_passwords(address)}: this Ray asks for {what}: {PATH_VARIABLE} names the file that holds it"
+        f"{address}: this Ray asks for {what}: {PATH_VARIABLE} names the file that holds it"
         f" (of make cluster-up docker/secrets/ray_token), or {TOKEN_VARIABLE} is it"
     )

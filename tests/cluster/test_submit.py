@@ -69,6 +69,21 @@ STUDY = Study(
 )
 """
 
+SLOW_TO_END = """
+trap 'sleep 6; touch "$SWEEPS_RESULTS/stored"; exit 0' TERM
+touch "$SWEEPS_RESULTS/started"
+while :; do sleep 0.1; done
+"""
+SEND = """
+import sys
+from pathlib import Path
+from sweeps.job_server import PHASE, STUDY, JobServer
+from sweeps.submit import STOP_SECONDS, STOP_VARIABLE
+
+env, told = {STOP_VARIABLE: str(STOP_SECONDS)}, {STUDY: "slow", PHASE: "run"}
+assert JobServer(sys.argv[1]).send("slow-run-1", "sh driver.sh", Path("code"), env, told)
+"""
+
 
 @dataclass(frozen=True)
 class Head:
@@ -192,6 +207,18 @@ def test_a_job_outlives_its_clients_is_cancelled_and_goes_on(head: Head, tmp_pat
     kept = [checkpoint.records for path in stored if (checkpoint := load_checkpoint(path, path.stem))]
     assert [[record.epoch for record in records] for records in kept] == [list(range(1, EPOCHS + 1))] * 2
     assert all(records[0].timestamp / 1000 < cancelled < records[-1].timestamp / 1000 for records in kept)
+
+
+def test_a_driver_has_time_to_store_what_it_has(head: Head, tmp_path: Path) -> None:
+    """Ray itself would give it 3 seconds; it gives its trials and MLflow 15."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/driver.sh").write_text(SLOW_TO_END)
+    send = subprocess.run([sys.executable, "-c", SEND, head.url], cwd=tmp_path, env=head.client(), check=False)
+    assert send.returncode == 0
+    wait_until((head.results / "started").exists, lambda: head.call(tmp_path, "jobs")[1])
+    code, printed = head.call(tmp_path, "cancel", "slow")
+    assert (code, "Job slow-run-1: stopped" in printed) == (0, True), printed
+    assert (head.results / "stored").exists()
 
 
 def test_who_lacks_the_token_is_told(head: Head, tmp_path: Path) -> None:

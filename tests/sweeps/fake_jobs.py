@@ -21,16 +21,18 @@ STARTED = 1_700_000_000_000
 class FakeJobs:
     """What it knows and was told.
 
-    log: of every job, in chunks; the connection is cut after ``cut`` of them, once. becomes: what a job is after its
-    log was read; None where it goes on. followed: set then. status: of all answers, where it is not 200. taken: jobs
-    that another client sends at the last moment. refusal: of a job that is sent.
+    log: of every job, in chunks; the first connections break after so many of them as ``cuts`` says. becomes: what a
+    job is after its log was read; None where it goes on. followed: set then. status: of all answers, where it is not
+    200; faults: of so many lists of jobs, asked for after that, 500. taken: jobs that another client sends at the last
+    moment. refusal: of a job that is sent.
     """
 
     jobs: list[dict[str, Any]] = field(default_factory=list)
     log: Sequence[str] = ()
-    cut: int | None = None
+    cuts: list[int] = field(default_factory=list)
     becomes: dict[str, Any] | None = field(default_factory=lambda: {"status": "SUCCEEDED", "driver_exit_code": 0})
     status: int = 200
+    faults: int = 0
     taken: list[dict[str, Any]] = field(default_factory=list)
     refusal: str = ""
     followed: threading.Event = field(default_factory=threading.Event)
@@ -60,6 +62,9 @@ class FakeJobs:
             case "PUT", ["packages", *_]:
                 self.packages.append(await request.read())
                 return web.Response()
+            case "GET", ["jobs"] if self.followed.is_set() and self.faults:
+                self.faults -= 1
+                return web.Response(status=500, text="Traceback:\nRpcError: GCS is starting\n")
             case "GET", ["jobs"]:
                 return web.json_response(self.jobs)
             case "POST", ["jobs"]:
@@ -89,8 +94,8 @@ class FakeJobs:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         for number, chunk in enumerate(self.log):
-            if number == self.cut:
-                self.cut = None
+            if number in self.cuts[:1]:
+                del self.cuts[0]
                 assert request.transport is not None
                 request.transport.abort()
                 return socket
