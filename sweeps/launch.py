@@ -7,6 +7,7 @@ one trial at a time, and its actors are reused: starting a process and importing
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import signal
@@ -194,7 +195,7 @@ class LedgerSearcher(Searcher):
         super().__init__()
         self.tune_trials: list[Any] = []
         self._launch, self._sweep, self._room, self._stop = launch, launch.sweep, room, stop
-        self._second_pass, self._look, self._looked = second_pass, look, 0.0
+        self._second_pass, self._look, self._looked = second_pass, look, -math.inf
         self._shunned: set[str] = set()
         self._over = set(launch.sweep.wanted()) - set(trial_ids)
         self._live: dict[str, str] = {}
@@ -234,9 +235,9 @@ class LedgerSearcher(Searcher):
         self._places[row.trial_id] = place
         return self._started(row, place)
 
-    def _follow_nodes(self, at_once: bool = False) -> None:
+    def _follow_nodes(self) -> None:
         """Some may have come or gone. Raises ConfigError when trials cannot be trained on any."""
-        if self._look is None or not (at_once or time.monotonic() - self._looked > LOOK_EVERY_SECONDS):
+        if self._look is None or time.monotonic() - self._looked < LOOK_EVERY_SECONDS:
             return
         self._looked, nodes = time.monotonic(), self._look()
         with contextlib.suppress(OSError):
@@ -314,7 +315,7 @@ class LedgerSearcher(Searcher):
             self._launch.progress.note(f"node {name} does not see {root}, and gets no trials: {ONE_FOLDER}")
         self._shunned.add(node_id)
         self._settle(ours, Report((), "pending"), "pending")
-        self._follow_nodes(at_once=True)
+        self._looked = -math.inf  # suggest looks again: what is raised here Tune would take for the trial's fault
 
     def _worker_lost(self, ours: str) -> None:
         self._deaths[ours] = self._deaths.get(ours, 0) + 1

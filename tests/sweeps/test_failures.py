@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sql
 
-from sweeps.launch import Launch, LedgerSearcher, Stop, _left
+from sweeps.launch import LOOK_EVERY_SECONDS, LOST_WORKER_TRIES, Launch, LedgerSearcher, Stop, _left
 from sweeps.ledger import Failure, Ledger, State
 from sweeps.node import Node
 from sweeps.resources import Room
@@ -240,6 +241,44 @@ def test_a_lost_worker_is_tried_three_times(driver: Driver) -> None:
         driver.searcher.on_trial_complete(FIRST, None, error=True)
     assert driver.row(FIRST) == ("failed", "lost_worker", "its worker process was lost 3 times")
     assert driver.ask() == IDS[1]
+
+
+def misplaced(driver: Driver, node: str) -> str:
+    """A trial that such a node has refused."""
+    trial_id = driver.ask()
+    assert trial_id is not None
+    driver.searcher.on_trial_result(trial_id, Report((), misplaced=node).encode())
+    driver.searcher.on_trial_complete(trial_id, {})
+    return trial_id
+
+
+def test_a_node_that_does_not_see_the_results_gets_no_trial_any_more(driver: Driver) -> None:
+    """It is no trial's fault: none fails of it, and it is told once."""
+    nodes = [Node("good", "good (10.0.0.1)", 2), Node("blind", "blind (10.0.0.2)", 2)]
+    driver.searcher._look = lambda: nodes
+    for _ in range(LOST_WORKER_TRIES + 1):
+        assert driver.row(misplaced(driver, "blind")) == ("pending", None, None)
+    [note] = driver.office.said
+    assert note.startswith(f"node blind (10.0.0.2) does not see {driver.folder}, and gets no trials: RESULTS")
+    sent = driver.searcher.suggest("next")
+    assert isinstance(sent, dict)
+    assert sent["shunned"] == "blind"
+    nodes.pop(0)
+    driver.searcher._looked = -math.inf
+    with pytest.raises(ConfigError, match="no node sees "):
+        driver.ask()
+
+
+def test_trials_follow_the_nodes_that_there_are(ledger: Ledger, tmp_path: Path) -> None:
+    driver = Driver(ledger, tmp_path, jobs=3)
+    nodes = [Node("a", "a", 1)]
+    driver.searcher._look = lambda: nodes
+    assert driver.ask() in IDS
+    assert driver.ask() is None, "one core"
+    nodes.append(Node("b", "b", 9))
+    driver.searcher._looked -= LOOK_EVERY_SECONDS + 1
+    assert [driver.ask() in IDS for _ in range(2)] == [True, True]
+    assert driver.ask() is None, "no more than --jobs"
 
 
 def test_a_bug_is_a_failure_and_the_study_goes_on(driver: Driver) -> None:
