@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc
 import pytest
+import sqlalchemy as sql
 
 from sweeps import check_machine, check_sockets, check_stores, doctor
 from sweeps.check_machine import GIB, Gpu, Torch
@@ -427,6 +428,15 @@ def database(path: Path, *statements: str) -> str:
             connection.execute(statement)
         connection.commit()
     return f"sqlite:///{path}"
+
+
+def test_an_sqlite_database_is_only_read(tmp_path: Path) -> None:
+    def write(connection: sql.Connection) -> Finding:
+        connection.execute(sql.text("CREATE TABLE one (two INTEGER)"))
+        return ok("ledger", "written")
+
+    (finding,) = check_stores.of_database("ledger", database(tmp_path / "ledger.db"), write)
+    assert (finding.verdict, "readonly" in finding.said) == ("FAILED", True)
 
 
 def test_a_ledger_of_another_schema_fails(bare: Path) -> None:
