@@ -26,10 +26,6 @@ OF_THE_CLUSTER = (LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE)
 STOP_SECONDS = 30
 """What Ray gives a driver that it asks to end: more than the driver gives its trials and MLflow."""
 STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
-REQUIRE_RESULTS = (
-    f'case "${RESULTS_VARIABLE}" in /*) ;; *) echo "error: RESULTS: the head\'s environment names no absolute path that'
-    ' all nodes see: make submit RESULTS=/PATH does" >&2; exit 2;; esac'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class Order:
         fetched = filters if self.command == "run" else ""
         train = " ".join([self.command, study, "--yes", *map(shlex.quote, self.options), filters]).rstrip()
         return (
-            f"{REQUIRE_RESULTS}; {f'python -m sweeps fetch {study} {fetched}'.rstrip()} || exit $?; "
+            f"{f'python -m sweeps fetch {study} {fetched}'.rstrip()} || exit $?; "
             f"python -m sweeps {train}; code=$?; [ $code -le 1 ] || exit $code; "
             f"python -m analysis report {study} && python -m sweeps publish {study} && exit $code"
         )

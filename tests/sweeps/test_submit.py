@@ -405,8 +405,9 @@ def own(environment: Path) -> Path:
 
 
 def test_a_study_of_ones_own_goes_along_with_its_network(
-    ray: FakeJobs, submit: Callable[..., tuple[int, str]], own: Path
+    ray: FakeJobs, submit: Callable[..., tuple[int, str]], own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(LEDGER_VARIABLE, "postgresql+psycopg://ledger@127.0.0.1:1/ledger")  # it is not asked
     code, printed = submit("mine/it's own.py")
     assert code == 0, printed
     (job,) = ray.sent
@@ -418,9 +419,14 @@ def test_a_study_of_ones_own_goes_along_with_its_network(
 
 
 def test_a_study_that_needs_what_does_not_go_along_is_not_sent(
-    ray: FakeJobs, own: Path, environment: Path, capfd: pytest.CaptureFixture[str]
+    ray: FakeJobs,
+    own: Path,
+    environment: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (own.parent / "nets.py").rename(environment / "nets.py")  # the working directory, where it is found here
+    (own.parent / "nets.py").rename(environment / "nets.py")  # in the working directory it is found, but here alone
+    monkeypatch.setenv("PYTHONPATH", str(environment), prepend=":")
     find_any(str(own))
     line = refused("submit", str(own), "--address", ray.address, capfd=capfd)
     assert line.startswith(f"{own}: does not load from what is sent, the .py files beside and beneath it: ")
@@ -482,13 +488,13 @@ echo "$@" >> calls
 """
 
 
-def drive(folder: Path, entrypoint: str, results: str, fails: str = "", code: int = 0) -> tuple[int, list[str], str]:
+def drive(folder: Path, entrypoint: str, fails: str = "", code: int = 0) -> tuple[int, list[str], str]:
     """Run a job's line in a shell; what was called there for python."""
     (folder / "bin").mkdir(exist_ok=True)
     (folder / "bin/python").write_text(COMMAND)
     (folder / "bin/python").chmod(stat.S_IRWXU)
     (folder / "calls").unlink(missing_ok=True)
-    env = {"PATH": f"{folder}/bin:/usr/bin:/bin", "FAILS": fails, "CODE": str(code), RESULTS_VARIABLE: results}
+    env = {"PATH": f"{folder}/bin:/usr/bin:/bin", "FAILS": fails, "CODE": str(code)}
     done = subprocess.run(["/bin/sh", "-c", entrypoint], cwd=folder, env=env, capture_output=True, text=True)
     calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
     return done.returncode, [call.removeprefix("-m ") for call in calls], done.stderr
@@ -512,23 +518,15 @@ SHOW = ["analysis report s.py", "sweeps publish s.py"]
 )
 def test_the_driver_does_what_make_sweep_does(tmp_path: Path, fails: str, code: int, calls: list[str]) -> None:
     order = Order("x", make_study(), selection=Selection(seeds=2), options=("--jobs", "2"))
-    called = drive(tmp_path, order.entrypoint("s.py"), "/mnt/results", fails, code)
+    called = drive(tmp_path, order.entrypoint("s.py"), fails, code)
     assert called == (code, calls, "")
-
-
-@pytest.mark.parametrize("results", ["", "results", "./results"])
-def test_results_that_would_be_thrown_away_are_refused(tmp_path: Path, results: str) -> None:
-    code, calls, printed = drive(tmp_path, Order("x", make_study()).entrypoint("s.py"), results)
-    assert (code, calls) == (2, [])
-    why = "error: RESULTS: the head's environment names no absolute path that all nodes see"
-    assert printed == f"{why}: make submit RESULTS=/PATH does\n"
 
 
 def test_nothing_of_an_order_is_read_by_the_shell(tmp_path: Path) -> None:
     evil = 'it\'s $(touch gone); `touch gone` && "x".py'
     selection = Selection(only=("seed=0",))
     code, calls, printed = drive(
-        tmp_path, Order("x", make_study(), selection=selection, options=(evil,)).entrypoint(evil), "/r"
+        tmp_path, Order("x", make_study(), selection=selection, options=(evil,)).entrypoint(evil)
     )
     assert (code, printed) == (0, "")
     assert calls[1] == f"sweeps run {evil} --yes {evil} --only seed=0"
