@@ -42,7 +42,7 @@ EPOCHS = 10
 
 
 class Nodes:
-    """A Ray of one node, to which others can be added; each has one CPU. Their processes are in ``group``."""
+    """A Ray of one node, to which others can be added. Their processes are in ``group``."""
 
     def __init__(self, group: int, folder: Path) -> None:
         self._group = group
@@ -50,10 +50,10 @@ class Nodes:
         self._head = self.add(include_dashboard=False, temp_dir=str(folder))
         self.address = str(self._cluster.address)
 
-    def add(self, **settings: Any) -> psutil.Process:
+    def add(self, num_cpus: int = 1, **settings: Any) -> psutil.Process:
         """One more node: its raylet, whose children train."""
         with children_join(self._group):
-            node = self._cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, **settings)
+            node = self._cluster.add_node(num_cpus=num_cpus, object_store_memory=80 * 2**20, **settings)
         return psutil.Process(node.all_processes["raylet"][0].process.pid)
 
     def is_up(self) -> bool:

@@ -33,6 +33,8 @@ def run_on_cpu(config: dict[str, Any]) -> None:
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "ray": ray.get_gpu_ids(),
         "share": config["gpu"],
+        "kind": config["gpu_kind"],
+        "node": ray.get_runtime_context().get_node_id(),
     }
     _write(facts | {"event": "start"})
     time.sleep(PAUSE_SECONDS)  # so that there are others at a time
