@@ -18,10 +18,11 @@ from dataclasses import replace
 from search_spaces.study import Study
 from sweeps.children import deaf_to_ctrl_c, worker_pool
 from sweeps.eta import Work
+from sweeps.hardware import cores, gpus
 from sweeps.ledger import State
 from sweeps.probe_worker import Job, measure_trial
 from sweeps.progress import Progress
-from sweeps.sweep import INTERRUPTED, StudySweep
+from sweeps.sweep import INTERRUPTED, StudySweep, joined
 from sweeps.tracking import UNREACHABLE, Tracker, first_line, is_passing, open_tracker
 from sweeps.view import duration
 from trainer.config import TrialConfig
@@ -55,7 +56,7 @@ def measure_probes(sweep: StudySweep, tracker: Tracker) -> int:
     jobs = [_job(sweep, trial) for trial in finished]
     due = [job for job in jobs if job.probes]
     states: dict[str, State] = {job.trial.trial_id: "pending" if job.probes else "finished" for job in jobs}
-    workers = sweep.jobs if sweep.device == "cpu" else 1
+    workers = _workers(sweep)
     study = replace(sweep.study, trials=finished)
     work = {trial.trial_id: Work(0, 0.0, ("probes",)) for trial in finished}
     progress = Progress(study, work, states, workers, name=f"{name} (probes)")
@@ -73,11 +74,23 @@ def measure_probes(sweep: StudySweep, tracker: Tracker) -> int:
     return 0 if done == len(finished) else 1
 
 
+def _workers(sweep: StudySweep) -> int:
+    """On this machine, whatever Ray the trials were trained on."""
+    if _device(sweep) != "cpu":
+        return 1
+    return min(sweep.jobs, cores()) if joined() else sweep.jobs
+
+
+def _device(sweep: StudySweep) -> str:
+    """The head of a Ray, where drivers run, need not have a GPU."""
+    return "cpu" if joined() and not gpus() else sweep.device
+
+
 def _job(sweep: StudySweep, trial: TrialConfig) -> Job:
     """What is not measured yet of ``trial``, perhaps nothing."""
     done = {probe for probe, _ in _stored(sweep.study, trial, sweep.results)}
     missing = tuple(probe for probe in sweep.study.probes if probe not in done)
-    machine = Machine(data_dir=sweep.results.data, device=sweep.device, threads=1, code_dir=sweep.code_dir)
+    machine = Machine(data_dir=sweep.results.data, device=_device(sweep), threads=1, code_dir=sweep.code_dir)
     return Job(trial, missing, machine, sweep.results)
 
 

@@ -26,7 +26,7 @@ import sweeps.run
 from search_spaces.study import Study
 from sweeps.probe import Done, measure_probes, probe
 from sweeps.probe_worker import Job, measure_trial
-from sweeps.sweep import INTERRUPTED, StudySweep
+from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep
 from sweeps.tracking import Delivery, Tracker
 from tests.sweeps.conftest import Desk, make_trial, wait_for
 from trainer.config import TrialConfig
@@ -483,3 +483,24 @@ def test_interrupted_from_outside_it_ends_in_one_line(
     assert said.strip().splitlines()[-1].startswith("Interrupted; what was measured is kept")
     assert len(said.strip().splitlines()) == 1, said
     goes_on(desk, capsys)
+
+
+@pytest.mark.parametrize(
+    ("address", "gpus", "device", "workers"),
+    [
+        ("", [], "cuda", 1),
+        ("auto", [], "cpu", 2),
+        ("auto", ["NVIDIA A100"], "cuda", 1),
+    ],
+)
+def test_what_a_cluster_trained_is_measured_by_what_the_drivers_machine_has(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, address: str, gpus: list[str], device: str, workers: int
+) -> None:
+    monkeypatch.setenv(ADDRESS_VARIABLE, address)
+    monkeypatch.setattr(sweeps.probe, "gpus", lambda: gpus)
+    monkeypatch.setattr(sweeps.probe, "cores", lambda: 2)
+    sweep = StudySweep(STUDY, "toy", desk.results, desk.ledger, jobs=64, device="cuda")
+    assert sweeps.probe._job(sweep, STUDY.trials[0]).machine.device == device
+    assert sweeps.probe._workers(sweep) == workers
+    of_cpus = StudySweep(STUDY, "toy", desk.results, desk.ledger, jobs=64, device="cpu")
+    assert sweeps.probe._workers(of_cpus) == (2 if address else 64)
