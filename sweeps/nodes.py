@@ -84,11 +84,14 @@ def require_fit(nodes: Sequence[Node], folder: Path) -> None:
 
 
 def _unfit(nodes: Sequence[Node], folder: Path) -> Iterator[str]:
-    """One clause for each thing that is wrong, with the nodes of which it is."""
-    faults: dict[str, list[str]] = {}
-    for node, fault in _faults(nodes, folder):
-        faults.setdefault(fault, []).append(node.name)
-    for fault, names in faults.items():
+    """One clause for each thing that is wrong, with the nodes of which it is; those that died meanwhile are left out."""
+    found = list(_faults(nodes, folder))
+    left = {node.id for node in alive()} if found else set()
+    named: dict[str, list[str]] = {}
+    for node, fault in found:
+        if node.id in left:
+            named.setdefault(fault, []).append(node.name)
+    for fault, names in named.items():
         yield f"{'node' if len(names) == 1 else 'nodes'} {', '.join(names)}: {fault}"
 
 

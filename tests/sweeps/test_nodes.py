@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,9 +17,9 @@ import pytest
 
 from sweeps.cli import main
 from sweeps.cluster import shared_folder
-from sweeps.job_code import CODE, JOB_VARIABLE, at_hand, code_travels, portable
+from sweeps.job_code import CODE, JOB_VARIABLE, at_hand, code_travels, portable, require_lasting_results
 from sweeps.node import Node, trials_at_once
-from sweeps.nodes import Seen, faults, look, versions
+from sweeps.nodes import Seen, faults, look, require_fit, versions
 from sweeps.packing import Place
 from sweeps.sweep import ADDRESS_VARIABLE
 from sweeps.worker import Report, job, run_trial
@@ -100,6 +101,34 @@ def test_a_clock_that_is_off_is_told(folder: Path, off: float, lines: int) -> No
     assert found == ["its clock is off by 60 s: let NTP set it"] * lines
 
 
+class _Context:
+    """Of a process on a node of this name."""
+
+    def get_node_id(self) -> str:
+        return "this-node"
+
+
+@pytest.mark.parametrize(("died", "names"), [("", "nodes a, b"), ("b", "node a"), ("ab", "")])
+def test_only_nodes_that_still_live_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, died: str, names: str
+) -> None:
+    nodes = [Node("a", "a", 1), Node("b", "b", 1)]
+    monkeypatch.setattr("sweeps.nodes.ray.get_runtime_context", _Context)
+    monkeypatch.setattr("sweeps.nodes._faults", lambda asked, _folder: [(node, "is broken") for node in asked])
+    monkeypatch.setattr("sweeps.nodes.alive", lambda: [node for node in nodes if node.id not in died])
+    refused = pytest.raises(ConfigError, match=f"^{names}: is broken$") if names else contextlib.nullcontext()
+    with refused:
+        require_fit(nodes, tmp_path)
+
+
+def test_nobody_is_asked_where_trials_run_on_the_drivers_node_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sweeps.nodes.ray.get_runtime_context", _Context)
+    monkeypatch.setattr("sweeps.nodes._faults", lambda *_: pytest.fail("nodes are asked"))
+    require_fit([Node("this-node", "a", 4), Node("b", "b", 0)], tmp_path)
+
+
 # What a driver leaves in the results
 
 
@@ -168,6 +197,15 @@ def test_a_job_without_a_lasting_results_folder_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_outside_a_job_any_folder_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RESULTS_VARIABLE, "results")
+    monkeypatch.delenv(JOB_VARIABLE, raising=False)
+    require_lasting_results()
+    as_a_job(monkeypatch, working_dir="gcs://_ray_pkg_1.zip")
+    with pytest.raises(ConfigError):
+        require_lasting_results()
+
+
 def test_a_folder_in_the_code_is_found_beside_the_code_of_another_node(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -188,11 +226,6 @@ def test_a_trial_is_refused_where_the_drivers_folder_is_not_seen(
     run_trial(job("{}", tmp_path / "checkpoints" / "a.pt", Machine(data_dir=tmp_path), unseen, Place()))
     assert reported == [Report((), misplaced="this-node")]
     assert list(tmp_path.iterdir()) == [], "nothing is trained into a folder that is nobody's"
-
-
-class _Context:
-    def get_node_id(self) -> str:
-        return "this-node"
 
 
 # What workers find in their environment
