@@ -84,7 +84,7 @@ def require_fit(nodes: Sequence[Node], folder: Path) -> None:
 
 
 def _unfit(nodes: Sequence[Node], folder: Path) -> Iterator[str]:
-    """One clause for each thing that is wrong, with the nodes of which it is; those that died meanwhile are left out."""
+    """One clause for each thing that is wrong, with the nodes of which it is; the dead ones are left out."""
     found = list(_faults(nodes, folder))
     left = {node.id for node in alive()} if found else set()
     named: dict[str, list[str]] = {}
