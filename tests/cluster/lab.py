@@ -115,7 +115,9 @@ class Lab:
     def start_worker(self, name: str, cpus: int = 1) -> Service:
         """Returns once it is there."""
         (agent,) = free_ports(1)
-        arguments = [f"--num-cpus={cpus}", f"--dashboard-agent-listen-port={agent}"]
+        # A folder of its own, as on a machine of its own: Ray clears what the nodes of one machine would share.
+        own = [f"--temp-dir={self.folder}/{name}", f"--dashboard-agent-listen-port={agent}"]
+        arguments = [f"--num-cpus={cpus}", *own]
         settings = self._of_ray() | {"RAY_HEAD": f"127.0.0.1:{self._gcs}"}
         return self._start(name, "worker.sh", arguments, settings, f"http://127.0.0.1:{agent}/api/healthz")
 
