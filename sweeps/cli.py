@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -461,11 +462,13 @@ def _run_study(declared: Study, options: argparse.Namespace, command: str) -> in
     selection, gpus = _selection(options), _gpus_per_trial(options)
     study = selection.of(declared)
     results, ledger = _open(declared)
-    jobs = _at_once(options, declared)
-    sweep = StudySweep(declared, options.study, results, ledger, jobs, options.device, selection, gpus, command)
+    sweep = StudySweep(declared, options.study, results, ledger, cores(), options.device, selection, gpus, command)
     rows = sweep.rows()
-    require_data([trial for trial in study.trials if rows[trial.trial_id].state not in OVER], results.data, sweep.named)
-    plan = make_plan(study, rows, ledger, jobs, options.device, gpus, sweep.code_dir)
+    left = [trial for trial in study.trials if rows[trial.trial_id].state not in OVER]
+    require_data(left, results.data, sweep.named)
+    if left:  # else no Ray is needed, nor one to be asked
+        sweep = replace(sweep, jobs=_at_once(options, declared))
+    plan = make_plan(study, rows, ledger, sweep.jobs, options.device, gpus, sweep.code_dir)
     if not Budget(options.yes, options.max_hours, options.max_trials).approve(plan):
         print("Nothing was trained")
         return INTERRUPTED

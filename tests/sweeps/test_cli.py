@@ -17,8 +17,9 @@ import sweeps.cli
 import sweeps.run
 from search_spaces.study import Study
 from sweeps.cli import main
-from sweeps.hardware import torch_sees_gpu
+from sweeps.hardware import cores, torch_sees_gpu
 from sweeps.ledger import Ledger
+from sweeps.sweep import StudySweep
 from tests.sweeps.conftest import make_trial
 from trainer.declaration import ConfigError
 from trainer.machine import Results
@@ -122,7 +123,49 @@ def test_gpus_of_another_ray_or_of_no_use_are_not_asked_about(
         assert ledger.lease([trial.trial_id], "driver", "mine")
         assert ledger.settle(trial.trial_id, "driver", "finished")
         ledger.close()
-    assert main(["run", "mine", "--device", "cuda", "--yes"]) == 0
+    assert main(["run", "mine", "--device", "cuda", "--jobs", "1", "--yes"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "finished", "jobs"),
+    [
+        ("somewhere:1", [], False, 40),
+        ("somewhere:1", ["--jobs", "3"], False, 3),
+        ("somewhere:1", [], True, cores()),
+        ("", [], False, cores()),
+        ("local", ["--address", "somewhere:1"], False, 40),
+    ],
+)
+def test_by_default_a_ray_to_join_is_asked_for_its_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, options: list[str], finished: bool, jobs: int
+) -> None:
+    """Where there is something to train and the user has not said how many trials at a time."""
+    ran: list[int] = []
+    monkeypatch.setattr("sweeps.cluster.room_of_theirs", lambda _device, _share: 40)
+
+    def ran_with(sweep: StudySweep, *_: object) -> int:
+        ran.append(sweep.jobs)
+        return 0
+
+    monkeypatch.setattr(sweeps.run, "run", ran_with)
+    monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    trial = make_trial()
+    monkeypatch.setattr(sweeps.cli, "find", lambda _: Study(name="mine", question="?", trials=[trial]))
+    if finished:
+        monkeypatch.setattr(sweeps.cli, "OVER", frozenset({"pending"}))
+    assert main(["run", "mine", "--yes", *options]) == 0
+    assert ran == [jobs]
+
+
+def test_a_plan_beside_a_server_for_jobs_is_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sweeps.cluster.room_of_theirs", lambda *_: pytest.fail("asked"))
+    monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    assert main(["plan", "fig8-digits"]) == 0
+    assert f"{cores()} at a time" in capsys.readouterr().out or cores() == 1
 
 
 def test_torch_is_asked_in_a_process_of_its_own() -> None:
