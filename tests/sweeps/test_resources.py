@@ -197,6 +197,14 @@ def test_a_trial_goes_where_most_of_its_like_still_fit(rooms: Rooms) -> None:
     assert room.place(ERM_ID, held) == Place("T4", 0.5)
 
 
+def test_a_gpu_without_a_free_core_beside_it_is_no_room(rooms: Rooms) -> None:
+    room = rooms.of(given=0.25, jobs=40, nodes=[*of_kind("T4", 4, 1), *of_kind("H100", 1, 8)])
+    first = room.place(ERM_ID, [])
+    assert first == Place("T4", 0.25), "sixteen would fit there, had it cores for them"
+    assert room.place(ERM_ID, [first]) == Place("H100", 0.25)
+    assert room.jobs == room.at_once(ERM_ID) == 1 + 4
+
+
 def test_a_demand_names_the_kind_of_gpu_and_the_nodes_that_are_not_meant(tmp_path: Path) -> None:
     def asked(place: Place, shunned: tuple[str, ...] = ()) -> dict[str, Any]:
         return job("{}", tmp_path / "a.pt", Machine(data_dir=tmp_path), tmp_path / "stop", place, shunned)
