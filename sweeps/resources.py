@@ -25,10 +25,10 @@ class _Pool:
     cpus: int
     gpus: int
 
-    def free(self, held: Sequence[Place]) -> float:
-        """Of its GPUs; 0 where all its cores are taken."""
+    def left_for(self, share: float, held: Sequence[Place]) -> float:
+        """How many more trials find a core and such a share there, beside those that hold places."""
         here = [place.share for place in held if place.gpu_kind == self.gpu_kind]
-        return self.gpus - sum(here) + ROUNDING if len(here) < self.cpus else 0.0
+        return min((self.gpus - sum(here) + ROUNDING) / share, self.cpus - len(here))
 
 
 class Room:
@@ -82,9 +82,9 @@ class Room:
         if not self._on_gpus:
             return Place()
         shares = {pool: self._share(trial_id, pool) for pool in self._pools}
-        free = {pool: pool.free(held) / shares[pool] for pool in self._pools}
-        pool = max(free, key=free.__getitem__, default=None)
-        if pool is None or free[pool] < 1:
+        left = {pool: pool.left_for(shares[pool], held) for pool in self._pools}
+        pool = max(left, key=left.__getitem__)
+        if left[pool] < 1:
             return None
         return Place(pool.gpu_kind, shares[pool], self._to_find_out(trial_id, pool))
 
