@@ -19,6 +19,7 @@ from sweeps.versions import FLOORS, installed, unsafe
 from trainer.config import Cifar10, Cifar100, Dataset, Digits, Mnist5k, Svhn
 from trainer.data.parts import Downloaded, part_files
 from trainer.declaration import ConfigError
+from trainer.machine import CACHE_VARIABLE
 
 PYTHON = (3, 11), (3, 14)
 """The first version, and the first that is too new."""
@@ -108,6 +109,8 @@ def check_disks(results: Path, short: Path = Path("/tmp")) -> Iterator[Finding]:
     """Room for results, for Ray's files and for its object store. short: where Ray's own folder is made."""
     yield of_disk("results", results, _free(results))
     yield of_disk("Ray's files", short, _free(short))
+    if near := os.environ.get(CACHE_VARIABLE):
+        yield of_disk("data sets", Path(near), _free(Path(near)))
     if SHARED_MEMORY.is_dir():
         yield of_shared_memory(_free(SHARED_MEMORY))
 

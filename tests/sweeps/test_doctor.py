@@ -33,6 +33,7 @@ from tests.sweeps.conftest import make_study
 from trainer.config import Digits
 from trainer.data.fetch import fetch
 from trainer.machine import (
+    CACHE_VARIABLE,
     LEDGER_VARIABLE,
     OPTUNA_VARIABLE,
     RESULTS_VARIABLE,
@@ -144,6 +145,14 @@ def test_an_unsafe_version_fails() -> None:
 )
 def test_room_on_a_disk(free: int, verdict: str) -> None:
     assert check_machine.of_disk("results", Path("/somewhere"), free).verdict == verdict
+
+
+def test_a_nodes_own_folder_of_data_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    assert not any("data sets" in finding.said for finding in check_machine.check_disks(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "near/not there yet"))
+    assert any("data sets in" in finding.said for finding in check_machine.check_disks(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_shared_memory_and_descriptors() -> None:

@@ -18,11 +18,11 @@ from trainer.data import near
 from trainer.data.cache import write_part
 from trainer.data.fetch import fetch
 from trainer.data.load import load, load_part
-from trainer.data.near import CACHE_VARIABLE, LOCK, nearest
+from trainer.data.near import LOCK, nearest
 from trainer.data.parts import part_files
 from trainer.data.shipped import digits
 from trainer.data.splits import digest
-from trainer.machine import Machine
+from trainer.machine import CACHE_VARIABLE, Machine
 
 TRIAL = tiny()
 

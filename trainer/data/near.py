@@ -15,9 +15,8 @@ from trainer.data.load import load_part
 from trainer.data.parts import part_files
 from trainer.declaration import ConfigError
 from trainer.files import write_atomically
+from trainer.machine import CACHE_VARIABLE
 
-CACHE_VARIABLE = "SWEEPS_DATA_CACHE"
-"""In a node's environment: the absolute path of a folder on its own disk."""
 LOCK = ".lock"
 
 
