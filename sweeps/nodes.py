@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweeps.job_code import CODE
+from sweeps.job_code import CODE, code_travels
 from sweeps.node import Node
 from trainer.declaration import ConfigError
 from trainer.machine import RESULTS_VARIABLE
@@ -125,7 +125,8 @@ def _faults_of(done: ray.ObjectRef[Seen], answer: Path, ours: Mapping[str, str],
     try:
         seen = ray.get(done)
     except Exception as error:  # Ray's own, or whatever importing this module there raises
-        yield f"cannot run this code: {' '.join(str(error).split())[-200:]}"
+        cure = "" if code_travels() else f": must be at {CODE} there as well, or go along with make submit"
+        yield f"cannot run this code ({' '.join(str(error).split())[-200:]}){cure}"
         return
     yield from faults(seen, ours, sent, time.time(), answer)
 

@@ -19,7 +19,7 @@ from sweeps.cli import main
 from sweeps.cluster import shared_folder
 from sweeps.job_code import CODE, JOB_VARIABLE, at_hand, code_travels, portable, require_lasting_results
 from sweeps.node import Node, trials_at_once
-from sweeps.nodes import Seen, faults, look, require_fit, versions
+from sweeps.nodes import Seen, _faults_of, faults, look, require_fit, versions
 from sweeps.packing import Place
 from sweeps.sweep import ADDRESS_VARIABLE
 from sweeps.worker import Report, job, run_trial
@@ -106,6 +106,20 @@ class _Context:
 
     def get_node_id(self) -> str:
         return "this-node"
+
+
+def test_a_node_that_cannot_run_the_code_is_told_why(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def fails(_: object) -> None:
+        raise ModuleNotFoundError("The remote function failed:\nNo module named 'sweeps'")
+
+    monkeypatch.setattr("sweeps.nodes.ray.get", fails)
+    monkeypatch.delenv(JOB_VARIABLE, raising=False)
+    reference: Any = None
+    [line] = _faults_of(reference, folder / "answer", versions(), 0.0)
+    assert line.startswith("cannot run this code (The remote function failed: No module named 'sweeps'): must be at ")
+    as_a_job(monkeypatch, working_dir="gcs://_ray_pkg_1.zip")
+    [line] = _faults_of(reference, folder / "answer", versions(), 0.0)
+    assert line.endswith("'sweeps')"), "it has gone along already"
 
 
 @pytest.mark.parametrize(("died", "names"), [("", "nodes a, b"), ("b", "node a"), ("ab", "")])
