@@ -16,6 +16,10 @@ FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 NAMED_FILE = [ -n '$(FILE)' ] || { echo "error: FILE=PATH: name the file" >&2; exit 2; }
 
+# Jobs are started by the name python; results by a path that does not hang on the folder they are started in.
+RAY = SWEEPS_RESULTS='$(abspath $(RESULTS))' RAY_AUTH_MODE=token PATH='$(CURDIR)/.venv/bin':"$$PATH" \
+  .venv/bin/ray start --block --disable-usage-stats --object-store-memory=100000000
+
 # Containers run as whoever may read the secrets, and never as root.
 OWNER = SWEEPS_UID=$$(id -u | sed 's/^0$$/1000/')
 COMMIT = SWEEPS_COMMIT=$$(git describe --always --abbrev=40 --dirty --exclude '*' 2> /dev/null || echo unknown)
@@ -25,7 +29,7 @@ DOCKER = docker compose version > /dev/null 2>&1 || { \
   echo "error: docker compose: no such command: install Docker Engine and its compose plugin" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install studies sweep search freeze final submit jobs cancel dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore doctor token cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults test-cluster lint format types golden bench-trainer bench-engine bench-analysis clean
+.PHONY: help install studies sweep search freeze final submit jobs cancel dashboard plan probe status trial deliver gc forget report report-all compare theory ui server export import backup restore doctor token ray-head ray-worker cluster-up cluster-down cluster-logs fetch digest test test-browser test-faults test-search-faults test-cluster lint format types golden bench-trainer bench-engine bench-analysis clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -38,6 +42,7 @@ help: ## list the targets
 	@echo "WORKERS, containers with trials; TORCH=cuda, with all GPUs of this machine, of the targets cluster-…;"
 	@echo "OTHER, a second study, of compare;"
 	@echo "TRIAL, of trial and forget; DATA=1, of doctor; DRY_RUN=1, of gc and submit; PHASE=final, of submit; JOB, of cancel;"
+	@echo "HEAD=HOST:6379, of ray-worker; CPUS, of ray-head and ray-worker;"
 	@echo "GPUS_PER_TRIAL=0.25, four trials on a GPU; RAY_ADDRESS=HOST:PORT or auto, of a Ray that is up;"
 	@echo "of submit, jobs and cancel it is http://HOST:8265, by default on this machine;"
 	@echo "JOBS, trials at a time; DEVICE=cuda, on GPUs; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
@@ -150,6 +155,16 @@ doctor: .venv/installed ## look whether this machine is ready and nothing on it 
 
 token: .venv/installed ## make the token by which the machines of a Ray cluster know each other
 	@$(RUN) -m sweeps token
+
+ray-head: .venv/installed-cluster ## start Ray's head here, until Ctrl-C: drivers of jobs run on it, with CPUS=N so many trials too
+	@$(RUN) -m sweeps token > /dev/null
+	@$(RAY) --head --dashboard-host=127.0.0.1 --num-cpus=$(or $(CPUS),0) $(if $(CPUS),,--num-gpus=0)
+
+ray-worker: .venv/installed-cluster ## let this machine train for the head at HEAD, until Ctrl-C; it needs the head's token
+	@[ -n '$(HEAD)' ] || { echo "error: HEAD=HOST:6379: name the machine of make ray-head" >&2; exit 2; }
+	@[ -n "$$RAY_AUTH_TOKEN" ] || [ -s "$${RAY_AUTH_TOKEN_PATH:-$$HOME/.ray/auth_token}" ] || { \
+	  echo "error: no token here: copy the head's, as make token says there" >&2; exit 2; }
+	@$(RAY) --address='$(HEAD)' $(if $(CPUS),--num-cpus=$(CPUS))
 
 cluster-up: ## start Ray with WORKERS workers, MLflow and PostgreSQL in containers on this machine; TORCH=cuda, with its GPUs
 	@$(DOCKER)
