@@ -60,7 +60,9 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def ray() -> Iterator[FakeJobs]:
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJobs]:
+    """With a token: Ray wants one for good in a process that has started a Ray of its own, as another test may have."""
+    monkeypatch.setenv(TOKEN_VARIABLE, "0" * 64)
     with serving(FakeJobs()) as fake:
         yield fake
 
