@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab import HEAD, MLFLOW, Lab, submitted
+from tests.cluster.lab import HEAD, MLFLOW, Lab, submitted, wait_until
 from tests.faults.harness import (
     NETWORK_FILE,
     PAUSE,
@@ -80,7 +80,7 @@ def finished(place: Workplace) -> dict[str, int]:
 def test_a_worker_mlflow_and_the_head_are_lost(place: Workplace, undisturbed: Numbers, lab: Lab) -> None:
     study, results = str(place.file), place.results.root
     with submitted(lab, results, place.folder, study) as first:
-        place.wait_until(lambda: bool(place.states()) and any(place.trace().values()))
+        wait_until(lambda: bool(place.states()) and any(place.trace().values()), lambda: first.printed, seconds=240)
         first.close_terminal()
     lose_in_the_middle(place, lab, "second")
     lab.kill(MLFLOW)
