@@ -153,8 +153,9 @@ def _require_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
-    if not port.isdecimal():
-        raise ConfigError(f"{ADDRESS_VARIABLE} = {address}: must be HOST:PORT or auto")
+    if not port.isdecimal() or "/" in address:
+        jobs = ": a page for jobs is for make submit" if address.startswith("http") else ""
+        raise ConfigError(f"{ADDRESS_VARIABLE} = {address}: must be HOST:PORT or auto{jobs}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:

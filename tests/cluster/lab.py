@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pytest
 from sqlalchemy.engine import URL
 
 from sweeps.sweep import ADDRESS_VARIABLE
 from tests.docker.parts import DOCKER, ROOT
 from tests.docker.servers import Service, free_ports, libpq, service, status
+from tests.faults.harness import Workplace
 from trainer.machine import LEDGER_VARIABLE, RESULTS_VARIABLE, TRACKING_VARIABLE
 
 HEAD, MLFLOW = "head", "mlflow"
@@ -79,11 +81,11 @@ class Lab:
         """What its container's health check asks."""
         return self._health[name]
 
-    def client(self) -> dict[str, str]:
-        """The environment of somebody who sends jobs: Ray's token, no database and no password."""
+    def client(self, results: Path) -> dict[str, str]:
+        """The environment of somebody who sends jobs for this folder: Ray's token, no database and no password."""
         kept = {name: value for name, value in os.environ.items() if name not in (TRACKING_VARIABLE, LEDGER_VARIABLE)}
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.secrets / "ray_token")}
-        return kept | token | {ADDRESS_VARIABLE: self.jobs, "PYTHONPATH": str(ROOT)}
+        return kept | token | {ADDRESS_VARIABLE: self.jobs, RESULTS_VARIABLE: str(results), "PYTHONPATH": str(ROOT)}
 
     def reader(self) -> dict[str, str]:
         """The environment of somebody who may read the ledger and MLflow."""
@@ -155,9 +157,24 @@ class Lab:
             self._running.pop(name)[0].close()
 
 
+@contextlib.contextmanager
+def head_for(lab: Lab, place: Workplace, patch: pytest.MonkeyPatch, **variables: str) -> Iterator[Lab]:
+    """The lab with a head; its databases are those that this process reads of ``place``.
+
+    variables: what head and workers find in their environment.
+    """
+    for name, value in lab.reader().items():
+        patch.setenv(name, value)
+        place.variables[name] = value
+    lab.variables = variables
+    lab.start_head()
+    yield lab
+    lab.end_ray()
+
+
 @dataclass
 class Submitted:
-    """``python -m sweeps submit ARGUMENTS``, called from ``folder``."""
+    """A client that follows its job."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -180,14 +197,17 @@ class Submitted:
 
 
 @contextlib.contextmanager
-def submitted(lab: Lab, results: Path, folder: Path, *arguments: str) -> Iterator[Submitted]:
-    """In a process group of its own; killed in the end, should it still run."""
+def submitted(folder: Path, client: Mapping[str, str], *arguments: str) -> Iterator[Submitted]:
+    """``python -m sweeps submit ARGUMENTS``, called from ``folder``, in a process group of its own.
+
+    client: its environment. It is killed in the end, should it still run.
+    """
     log = folder / f"submit-{time.monotonic_ns()}"
     with log.open("wb") as printed:
         process = subprocess.Popen(
             [sys.executable, "-m", "sweeps", "submit", *arguments],
             cwd=folder,
-            env=lab.client() | {RESULTS_VARIABLE: str(results)},
+            env=client,
             stdout=printed,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab import HEAD, MLFLOW, Lab, submitted, wait_until
+from tests.cluster.lab import HEAD, MLFLOW, Lab, head_for, submitted, wait_until
 from tests.faults.harness import (
     NETWORK_FILE,
     PAUSE,
@@ -43,26 +43,15 @@ def undisturbed(place: Workplace) -> Numbers:
 @pytest.fixture
 def lab(servers: Lab, place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """With a head and two workers, on which the study's network takes its time; this process reads its databases."""
-    for name, value in servers.reader().items():
-        monkeypatch.setenv(name, value)
-        place.variables[name] = value
-    servers.variables = {PAUSE: "0.05", TRACE: place.variables[TRACE]}
-    servers.start_head()
-    servers.start_worker("first")
-    servers.start_worker("second")
-    yield servers
-    servers.end_ray()
+    with head_for(servers, place, monkeypatch, **{PAUSE: "0.05", TRACE: place.variables[TRACE]}) as lab:
+        lab.start_worker("first")
+        lab.start_worker("second")
+        yield lab
 
 
 def in_the_middle(place: Workplace, lab: Lab, worker: str) -> TrialConfig | None:
-    """A trial that this worker trains, with a checkpoint on disk and some epochs to go, if there is one."""
-    here, trace = {process.pid for process in lab.service(worker).processes()}, place.trace()
-    for trial in place.study.trials:
-        pids = trace[trial.trial_id]
-        stored = place.results.checkpoint(trial.trial_id).exists()
-        if stored and pids[-1] in here and len(pids) < forward_passes(trial, EPOCHS - 3):
-            return trial
-    return None
+    """A trial that it has not yet brought to its end, but to a checkpoint, if there is one."""
+    return place.in_the_middle({process.pid for process in lab.service(worker).processes()})
 
 
 def lose_in_the_middle(place: Workplace, lab: Lab, worker: str) -> None:
@@ -78,8 +67,8 @@ def finished(place: Workplace) -> dict[str, int]:
 
 
 def test_a_worker_mlflow_and_the_head_are_lost(place: Workplace, undisturbed: Numbers, lab: Lab) -> None:
-    study, results = str(place.file), place.results.root
-    with submitted(lab, results, place.folder, study) as first:
+    study, client = str(place.file), lab.client(place.results.root)
+    with submitted(place.folder, client, study) as first:
         wait_until(lambda: bool(place.states()) and any(place.trace().values()), lambda: first.printed, seconds=240)
         first.close_terminal()
     lose_in_the_middle(place, lab, "second")
@@ -87,7 +76,7 @@ def test_a_worker_mlflow_and_the_head_are_lost(place: Workplace, undisturbed: Nu
     place.wait_until_finished(len(finished(place)) + 2)
     lab.start_mlflow()
     lab.start_worker("second")
-    with submitted(lab, results, place.folder, study) as again:
+    with submitted(place.folder, client, study) as again:
         lose_in_the_middle(place, lab, "first")
         lab.kill(HEAD)
         lab.kill("second")
@@ -97,7 +86,7 @@ def test_a_worker_mlflow_and_the_head_are_lost(place: Workplace, undisturbed: Nu
     lab.start_head()
     lab.start_worker("first")
     lab.start_worker("second")
-    with submitted(lab, results, place.folder, study) as last:
+    with submitted(place.folder, client, study) as last:
         assert last.wait(seconds=180) == 0, last.printed
     assert_equals_undisturbed(place, undisturbed)
     after = finished(place)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab import Lab, submitted
+from tests.cluster.lab import Lab, head_for, submitted
 from tests.faults.harness import NETWORK_FILE, PAUSE, Workplace, study_file, workplace_in
 from trainer.checkpoint import load_checkpoint
 
@@ -28,22 +28,16 @@ def place(tmp_path: Path) -> Iterator[Workplace]:
 @pytest.fixture
 def lab(servers: Lab, place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """With a head and a worker of one CPU; a training step sleeps far longer than it computes."""
-    for name, value in servers.reader().items():
-        monkeypatch.setenv(name, value)
-        place.variables[name] = value
-    servers.variables = {PAUSE: "0.1"}
-    servers.start_head()
-    servers.start_worker("first")
-    yield servers
-    servers.end_ray()
+    with head_for(servers, place, monkeypatch, **{PAUSE: "0.1"}) as lab:
+        lab.start_worker("first")
+        yield lab
 
 
 def trials_per_second(place: Workplace, lab: Lab, seeds: str) -> float:
     """Of the trials of these seeds, from the first one's first epoch until all are over."""
     known = {id_ for id_, row in place.rows().items() if row.state == "finished"}
-    with submitted(
-        lab, place.results.root, place.folder, str(place.file), "--only", "method=Erm", "--seeds", seeds
-    ) as job:
+    trials = str(place.file), "--only", "method=Erm", "--seeds", seeds
+    with submitted(place.folder, lab.client(place.results.root), *trials) as job:
         assert job.wait(seconds=180) == 0, job.printed
     new = {id_ for id_, row in place.rows().items() if row.state == "finished"} - known
     stored = [load_checkpoint(place.results.checkpoint(trial_id), trial_id) for trial_id in new]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import signal
@@ -18,7 +17,7 @@ import pytest
 from sweeps.ledger import Ledger
 from sweeps.ray_token import MODE_VARIABLE, TOKEN_VARIABLE
 from sweeps.sweep import ADDRESS_VARIABLE
-from tests.cluster.lab import Submitted, wait_until
+from tests.cluster.lab import submitted, wait_until
 from tests.docker.parts import COMMANDS, ROOT
 from tests.docker.servers import free_ports, service, status
 from trainer.checkpoint import load_checkpoint
@@ -109,22 +108,6 @@ class Head:
         )
         return done.returncode, done.stdout + done.stderr
 
-    @contextlib.contextmanager
-    def submitted(self, folder: Path, study: str) -> Iterator[Submitted]:
-        """A client that follows its job, in a process group of its own."""
-        log = folder / f"submit-{time.monotonic_ns()}"
-        command = [sys.executable, "-m", "sweeps", "submit", study]
-        with log.open("wb") as printed:
-            process = subprocess.Popen(
-                command, cwd=folder, env=self.client(), stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        try:
-            yield Submitted(process, log)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=10)
-
 
 @pytest.fixture(scope="module")
 def head(folder: Path) -> Iterator[Head]:
@@ -181,19 +164,19 @@ def test_a_study_with_its_network_is_trained_by_what_was_sent(head: Head, tmp_pa
 
 def test_a_job_outlives_its_clients_is_cancelled_and_goes_on(head: Head, tmp_path: Path) -> None:
     study = lay_out(tmp_path, "long", epochs=EPOCHS, pause=0.05)
-    with head.submitted(tmp_path, study) as first:
+    with submitted(tmp_path, head.client(), study) as first:
         wait_until(lambda: "2 at a time" in first.printed, lambda: first.printed)
         os.killpg(first.process.pid, signal.SIGINT)
         assert first.wait(20) == 130
         assert f"Job long-run-1 goes on. To follow it again: make submit STUDY={study}" in first.printed
-    with head.submitted(tmp_path, study) as second:
+    with submitted(tmp_path, head.client(), study) as second:
         wait_until(lambda: "2 at a time" in second.printed, lambda: second.printed)
         assert second.printed.startswith("Job long-run-1 is there already")
         second.close_terminal()
     code, printed = head.call(tmp_path, "submit", study, "--jobs", "1")
     assert (code, printed.startswith("error: long: job long-run-1 has other options")) == (2, True), printed
     stored = [Results(head.results).checkpoint(trial_id) for trial_id in state_of(head, "long")]
-    with head.submitted(tmp_path, study) as third:
+    with submitted(tmp_path, head.client(), study) as third:
         wait_until(lambda: all(path.exists() for path in stored), lambda: third.printed)
         cancelled = time.time()
         code, printed = head.call(tmp_path, "cancel", study)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -224,6 +224,16 @@ class Workplace:
             if name in ids:  # a plan looks at the network too, with weights of no trial
                 found[ids[name]].append(int(pid))
         return found
+
+    def in_the_middle(self, pids: Collection[int]) -> TrialConfig | None:
+        """A trial that one of these processes trains, with a checkpoint on disk and some epochs to go, if any."""
+        trace = self.trace()
+        for trial in self.study.trials:
+            seen = trace[trial.trial_id]
+            stored = self.results.checkpoint(trial.trial_id).exists()
+            if stored and seen[-1] in pids and len(seen) < forward_passes(trial, trial.epochs - 3):
+                return trial
+        return None
 
 
 def _traced_name(trial: TrialConfig) -> str:

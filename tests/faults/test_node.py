@@ -95,14 +95,8 @@ def nodes(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
 
 
 def in_the_middle(place: Workplace, raylet: psutil.Process) -> TrialConfig | None:
-    """A trial that this node trains, with a checkpoint on disk and some epochs to go, if there is one."""
-    here, trace = {child.pid for child in raylet.children(recursive=True)}, place.trace()
-    for trial in place.study.trials:
-        pids = trace[trial.trial_id]
-        stored = place.results.checkpoint(trial.trial_id).exists()
-        if stored and pids[-1] in here and len(pids) < forward_passes(trial, EPOCHS - 3):
-            return trial
-    return None
+    """A trial that it has not yet brought to its end, but to a checkpoint, if there is one."""
+    return place.in_the_middle({child.pid for child in raylet.children(recursive=True)})
 
 
 def kill_node(raylet: psutil.Process) -> None:

@@ -19,6 +19,7 @@ from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps import ledger as ledger_module
 from sweeps.ledger import Ledger
+from sweeps.ray_token import MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABLE
 from sweeps.tracking import Tracker, connect
 from trainer.checkpoint import Checkpoint
 from trainer.config import Amp, Erm, TrialConfig
@@ -59,6 +60,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"not so after {seconds} s"
         time.sleep(0.01)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder, and no token in the environment."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (TOKEN_VARIABLE, PATH_VARIABLE, MODE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -22,15 +22,6 @@ from sweeps.server import vault_of
 from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, and no token in the environment."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (TOKEN_VARIABLE, PATH_VARIABLE, "RAY_AUTH_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
 def failures(findings: Iterable[Finding]) -> list[str]:
     found = list(findings)
     assert found

@@ -467,6 +467,17 @@ def test_a_ray_of_our_own_has_a_token_of_its_own_and_another_keeps_the_users() -
     assert environment_after_import(RAY_ADDRESS="local")["RAY_AUTH_MODE"] == "token"
 
 
+def test_the_page_for_jobs_is_no_ray_to_join(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from sweeps.cluster import ray_for
+
+    monkeypatch.setenv(ADDRESS_VARIABLE, "http://127.0.0.1:8265")
+    with (
+        pytest.raises(ConfigError, match="HOST:PORT or auto: a page for jobs is for make submit"),
+        ray_for(1, tmp_path),
+    ):
+        pytest.fail("was joined")
+
+
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "127.0.0.1:99999"])
 def test_an_address_that_is_none_is_refused(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from sweeps.cluster import ray_for

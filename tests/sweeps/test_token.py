@@ -31,15 +31,6 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, and no token in the environment."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (TOKEN_VARIABLE, PATH_VARIABLE, "RAY_AUTH_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
 def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
