@@ -17,6 +17,7 @@ import psutil
 import pytest
 from sqlalchemy.engine import URL
 
+from sweeps.ray_token import MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABLE
 from sweeps.sweep import ADDRESS_VARIABLE
 from tests.docker.parts import DOCKER, ROOT
 from tests.docker.servers import Service, free_ports, libpq, service, status
@@ -83,8 +84,10 @@ class Lab:
 
     def client(self, results: Path) -> dict[str, str]:
         """The environment of somebody who sends jobs for this folder: Ray's token, no database and no password."""
-        kept = {name: value for name, value in os.environ.items() if name not in (TRACKING_VARIABLE, LEDGER_VARIABLE)}
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.secrets / "ray_token")}
+        # A token in the environment would count before the file; importing what starts a Ray puts one there.
+        dropped = (TRACKING_VARIABLE, LEDGER_VARIABLE, TOKEN_VARIABLE)
+        kept = {name: value for name, value in os.environ.items() if name not in dropped}
+        token = {MODE_VARIABLE: "token", PATH_VARIABLE: str(self.secrets / "ray_token")}
         return kept | token | {ADDRESS_VARIABLE: self.jobs, RESULTS_VARIABLE: str(results), "PYTHONPATH": str(ROOT)}
 
     def reader(self) -> dict[str, str]:
