@@ -191,7 +191,7 @@ test-faults: .venv/installed-test ## kill drivers, workers, nodes and servers, f
 test-search-faults: .venv/installed-test ## the same for searches: every setting once, and the very same ones
 	@$(RUN) -m pytest -m faults tests/faults/test_search.py
 
-test-cluster: .venv/installed-test ## submit to Ray's head and workers, lose a node, the head, MLflow; try all that listens
+test-cluster: .venv/installed-test .venv/installed-dashboard ## submit to Ray's head and workers, lose a node, the head, MLflow; try all that listens
 	@$(RUN) -m pytest -m cluster tests/cluster
 
 lint: .venv/installed-test ## check style and formatting
