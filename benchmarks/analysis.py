@@ -29,7 +29,7 @@ from benchmarks.tracking import server
 from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.hardware import hardware
-from sweeps.tracking import connect
+from sweeps.tracking.tracker import connect
 from trainer.config import Amp, Erm, Method, TrialConfig
 from trainer.machine import TRACKING_VARIABLE, Results
 

@@ -24,7 +24,7 @@ import psutil
 from benchmarks.ratios import Ratio, interleaved, printed, ratio, write
 from benchmarks.tracking import tracking_ratios
 from search_spaces.catalog import find
-from sweeps.estimate import kind, passes
+from sweeps.cost.estimate import kind, passes
 from sweeps.hardware import hardware
 from sweeps.ledger import Ledger
 from trainer.config import TrialConfig

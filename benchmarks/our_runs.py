@@ -18,15 +18,16 @@ from unittest import mock
 from search_spaces import recipes
 from search_spaces.catalog import find
 from search_spaces.study import Study
-from sweeps import launch, worker
-from sweeps.delivery import Courier
-from sweeps.estimate import Known
-from sweeps.eta import expected_work
+from sweeps import launch
+from sweeps.cluster import worker
+from sweeps.cost.estimate import Known
+from sweeps.cost.eta import expected_work
 from sweeps.ledger import Ledger
 from sweeps.progress import Progress
 from sweeps.run import run
 from sweeps.sweep import StudySweep
-from sweeps.tracking import Delivery, open_tracker
+from sweeps.tracking.delivery import Courier
+from sweeps.tracking.tracker import Delivery, open_tracker
 from trainer.config import Erm, TrialConfig
 from trainer.machine import Machine, Results
 from trainer.records import EpochRecord

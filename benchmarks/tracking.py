@@ -21,7 +21,7 @@ from benchmarks.ratios import Ratio, ratio, seconds
 from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.ledger import Ledger
-from sweeps.tracking import Delivery, connect, open_tracker
+from sweeps.tracking.tracker import Delivery, connect, open_tracker
 from trainer.config import Erm, TrialConfig
 from trainer.declaration import ConfigError
 from trainer.loop import train

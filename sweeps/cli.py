@@ -22,15 +22,15 @@ from search_spaces.catalog import built_in, built_in_tunings, find, find_any, fi
 from search_spaces.search import Tuning
 from search_spaces.study import Study
 from sweeps.budget import FREE_HOURS, Budget
+from sweeps.cluster.job_code import require_lasting_results
+from sweeps.cluster.packing import LEAST_SHARE
+from sweeps.cost.power import power_lines
 from sweeps.data import fetch, printable, require_data, take_in
 from sweeps.databases import require_own_databases
 from sweeps.filters import Selection, refuse_hyper_parameters
 from sweeps.hardware import cores, torch_sees_gpu
-from sweeps.job_code import require_lasting_results
 from sweeps.ledger import OVER, Ledger, LedgerRow
-from sweeps.packing import LEAST_SHARE
 from sweeps.plan import lines, make_plan
-from sweeps.power import power_lines
 from sweeps.status import status_lines
 from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep, code_folder, joined, with_pending
 from sweeps.versions import refuse_unsafe
@@ -348,7 +348,7 @@ def _wanted_at_once(options: argparse.Namespace) -> int:
     Of such a Ray's nodes those that there are now: for nodes that may come later, ``--jobs`` says how many trials then.
     """
     if options.jobs is None and (address := joined()) and not address.startswith("http"):  # that is a server for jobs
-        from sweeps.cluster import room_of_theirs
+        from sweeps.cluster.connection import room_of_theirs
 
         return room_of_theirs(options.device, _gpus_per_trial(options))
     return int(options.jobs or cores())
@@ -382,7 +382,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _plan_search(tuning: Tuning, options: argparse.Namespace, gpus: float | None) -> int:
-    from sweeps.searches import plan_of
+    from sweeps.search.commands import plan_of
 
     _refuse_filters(options)
     print("\n".join(plan_of(tuning, options.study, _wanted_at_once(options), options.device, gpus).lines()))
@@ -402,7 +402,7 @@ def _selection(options: argparse.Namespace) -> Selection:
 def _status(options: argparse.Namespace) -> int:
     declared = find_any(options.study)
     if isinstance(declared, Tuning):
-        from sweeps.searches import status
+        from sweeps.search.commands import status
 
         _refuse_filters(options)
         return status(declared, options.study)
@@ -427,7 +427,7 @@ def _deliver(options: argparse.Namespace) -> int:
         return deliver_all(built_in(), ledger, results)
     declared = find_any(options.study)
     if isinstance(declared, Tuning):
-        from sweeps.searches import deliver as deliver_search
+        from sweeps.search.commands import deliver as deliver_search
 
         return deliver_search(declared, options.study, ledger, results)
     return deliver(declared, _rows(declared, ledger), ledger, results)
@@ -490,7 +490,7 @@ def _search(options: argparse.Namespace) -> int:
     tuning, gpus = find_tuning(options.study), _gpus_per_trial(options)
     results, ledger = _opened()
     from sweeps.run import search
-    from sweeps.searches import opened, plan_of_sweep
+    from sweeps.search.commands import opened, plan_of_sweep
 
     with opened(tuning, options.study, results, ledger, _wanted_at_once(options), options.device, gpus) as sweep:
         bases = [search.base for search in tuning.searches]
@@ -508,8 +508,8 @@ def _freeze(options: argparse.Namespace) -> int:
     tuning, path = find_tuning(options.study), frozen_of(options.study)
     results = Results.here()
     ledger = _ledger_there_is()
-    from sweeps.freeze import freeze, frozen_lines
-    from sweeps.searches import opened
+    from sweeps.search.commands import opened
+    from sweeps.search.freeze import freeze, frozen_lines
 
     with opened(tuning, options.study, results, ledger) as sweep:
         print("\n".join(frozen_lines(freeze(sweep, path), path, sweep.named)))
@@ -517,8 +517,8 @@ def _freeze(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from sweeps.job_server import address
-    from sweeps.submit import Order, submit
+    from sweeps.jobs.server import address
+    from sweeps.jobs.submit import Order, submit
 
     declared = find_any(options.study)
     if isinstance(declared, Tuning) and options.phase != "final":
@@ -540,22 +540,22 @@ def _for_the_driver(options: argparse.Namespace) -> list[str]:
 
 
 def _jobs(options: argparse.Namespace) -> int:
-    from sweeps.job_server import JobServer, address
-    from sweeps.jobs import show_jobs
+    from sweeps.jobs.listing import show_jobs
+    from sweeps.jobs.server import JobServer, address
 
     show_jobs(JobServer(address(options.address)))
     return 0
 
 
 def _cancel(options: argparse.Namespace) -> int:
-    from sweeps.job_server import JobServer, address
-    from sweeps.jobs import cancel
+    from sweeps.jobs.listing import cancel
+    from sweeps.jobs.server import JobServer, address
 
     return cancel(JobServer(address(options.address)), options.study, options.job)
 
 
 def _dashboard(options: argparse.Namespace) -> int:
-    from sweeps.dashboard import serve
+    from sweeps.servers.dashboard import serve
 
     serve(Results.here(), options.port)
     return 0
@@ -588,7 +588,7 @@ def _publish(options: argparse.Namespace) -> int:
     declared = find_any(options.study)
     results, ledger = _opened()
     if isinstance(declared, Tuning):
-        from sweeps.searches import publish_searched
+        from sweeps.search.commands import publish_searched
 
         published = publish_searched(declared, options.study, results, ledger)
     else:
@@ -599,14 +599,14 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _publish_study(study: Study, results: Results, ledger: Ledger) -> bool:
-    from sweeps.publish import publish
+    from sweeps.tracking.publish import publish
 
     ledger.declare(study.name, study.trials)
     return publish(study, results, ledger)
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from sweeps.ui import serve
+    from sweeps.servers.ui import serve
 
     if options.host not in (None, LOOPBACK, "localhost"):
         raise ConfigError(f"--host {options.host}: ui asks nobody for a password: make server HOST={options.host} does")
@@ -615,7 +615,7 @@ def _ui(options: argparse.Namespace) -> int:
 
 
 def _server(options: argparse.Namespace) -> int:
-    from sweeps.server import Address, serve
+    from sweeps.servers.server import Address, serve
 
     results = Results.here()
     _require_writable(results)
@@ -624,41 +624,41 @@ def _server(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from sweeps.transfer import export_study
+    from sweeps.transfer.study import export_study
 
     export_study(options.study, options.file, _ledger_there_is(), Results.here())
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
-    from sweeps.transfer import import_study
+    from sweeps.transfer.study import import_study
 
     results, ledger = _opened()
     return import_study(options.file, ledger, results)
 
 
 def _backup(options: argparse.Namespace) -> int:
-    from sweeps.backup import back_up
+    from sweeps.transfer.backup import back_up
 
     back_up(options.file, Results.here())
     return 0
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from sweeps.backup import restore
+    from sweeps.transfer.backup import restore
 
     restore(options.file, Results.here())
     return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from sweeps.doctor import doctor
+    from sweeps.doctor.doctor import doctor
 
     return doctor(Results.here(), options.data)
 
 
 def _token(_options: argparse.Namespace) -> int:
-    from sweeps.ray_token import make_token
+    from sweeps.cluster.ray_token import make_token
 
     print("\n".join(make_token()))
     return 0

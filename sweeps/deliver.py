@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from search_spaces.study import Study
-from sweeps.delivery import deliver_missing, lost
 from sweeps.ledger import Ledger, LedgerRow
-from sweeps.outline import SEARCH, Outline
 from sweeps.probe import deliver_measured
 from sweeps.sweep import with_pending
-from sweeps.tracking import UNREACHABLE, Tracker, open_tracker, refusal
+from sweeps.tracking.delivery import deliver_missing, lost
+from sweeps.tracking.outline import SEARCH, Outline
+from sweeps.tracking.tracker import UNREACHABLE, Tracker, open_tracker, refusal
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Results

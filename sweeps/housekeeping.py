@@ -119,7 +119,7 @@ def forget(row: LedgerRow, ledger: Ledger, results: Results) -> None:
     still there is true, and which the next run finishes: from its checkpoint, or anew. Forgotten again it is gone.
     Raises ConfigError for a trial that is running, and when MLflow does not answer.
     """
-    from sweeps.tracking import UNREACHABLE, connect, refusal
+    from sweeps.tracking.tracker import UNREACHABLE, connect, refusal
 
     client, owner = connect(results), f"{FORGETTING}{os.getpid()}:{secrets.token_hex(4)}"
     if not ledger.take(row.trial_id, owner):

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sweeps.cluster import (  # first: Ray finds its settings made when it is imported
+from sweeps.cluster.connection import (  # first: Ray finds its settings made when it is imported
     private_folder,
     ray_for,
     shared_folder,
@@ -31,18 +31,18 @@ from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.search import Searcher
 
-from sweeps.delivery import Courier, Heartbeat
-from sweeps.estimate import measured
+from sweeps.cluster.node import Node
+from sweeps.cluster.nodes import ONE_FOLDER, alive, require_fit
+from sweeps.cluster.packing import Place
+from sweeps.cluster.resources import Room
+from sweeps.cluster.worker import Report, demand, given_up, job, run_trial
+from sweeps.cost.estimate import measured
 from sweeps.hardware import hardware
 from sweeps.ledger import LEASE_SECONDS, Failure, LedgerRow, Measured, State
-from sweeps.node import Node
-from sweeps.nodes import ONE_FOLDER, alive, require_fit
-from sweeps.packing import Place
 from sweeps.progress import Progress
-from sweeps.resources import Room
 from sweeps.sweep import INTERRUPTED, Growth, Sweep, joined
-from sweeps.tracking import Delivery
-from sweeps.worker import Report, demand, given_up, job, run_trial
+from sweeps.tracking.delivery import Courier, Heartbeat
+from sweeps.tracking.tracker import Delivery
 from trainer.declaration import ConfigError
 from trainer.machine import Machine
 from trainer.records import EpochRecord

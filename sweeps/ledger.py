@@ -135,8 +135,8 @@ class LedgerRow:
 class Measured:
     """What a finished trial took and came to, for plans of trials to come.
 
-    kind: of trials whose epochs take equally long, ``passes`` aside (see ``sweeps.estimate``). hardware: what it ran
-    on. epoch_seconds: the median. error (a fraction), nll: at the last epoch, on what the trial is evaluated on.
+    kind: of trials whose epochs take equally long, ``passes`` aside (see ``sweeps.cost.estimate``). hardware: what it
+    ran on. epoch_seconds: the median. error (a fraction), nll: at the last epoch, on what the trial is evaluated on.
     """
 
     kind: str

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 
 from search_spaces.study import Study
-from sweeps.estimate import SHARE_OF_PEAK, Estimate, Known, Source, kind, wall_seconds
+from sweeps.cluster.packing import trials_that_share
+from sweeps.cost.estimate import SHARE_OF_PEAK, Estimate, Known, Source, kind, wall_seconds
+from sweeps.cost.own import Own, has_own, own_costs
 from sweeps.hardware import at_a_time, hardware, matmul_peak
 from sweeps.ledger import OVER, Ledger, LedgerRow, State
-from sweeps.own_cost import Own, has_own, own_costs
-from sweeps.packing import trials_that_share
 from sweeps.sweep import joined
 from sweeps.table import aligned, short_labels
 from trainer.config import TrialConfig

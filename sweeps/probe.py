@@ -17,13 +17,13 @@ from dataclasses import replace
 
 from search_spaces.study import Study
 from sweeps.children import deaf_to_ctrl_c, worker_pool
-from sweeps.eta import Work
+from sweeps.cost.eta import Work
 from sweeps.hardware import cores, gpus
 from sweeps.ledger import State
 from sweeps.probe_worker import Job, measure_trial
 from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, StudySweep, joined
-from sweeps.tracking import UNREACHABLE, Tracker, first_line, is_passing, open_tracker
+from sweeps.tracking.tracker import UNREACHABLE, Tracker, first_line, is_passing, open_tracker
 from sweeps.view import duration
 from trainer.config import TrialConfig
 from trainer.machine import Machine, Results

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.live import Live
 
 from search_spaces.study import Study
-from sweeps.eta import Eta, Work, trained_since
+from sweeps.cost.eta import Eta, Work, trained_since
 from sweeps.ledger import State
-from sweeps.outline import Outline
 from sweeps.sweep import Growth
 from sweeps.table import short_labels
+from sweeps.tracking.outline import Outline
 from sweeps.view import EndedTrial, RunningTrial, Snapshot, line, picture
 from trainer.config import TrialConfig
 from trainer.records import EpochRecord

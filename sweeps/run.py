@@ -6,17 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from sweeps.delivery import Courier, deliver_missing, lost
-from sweeps.estimate import Known, kind
-from sweeps.eta import expected_work
+from sweeps.cost.estimate import Known, kind
+from sweeps.cost.eta import expected_work
 from sweeps.hardware import hardware
 from sweeps.ledger import OVER, State
 from sweeps.probe import measure_probes
 from sweeps.progress import Progress
-from sweeps.search import SearchSweep
-from sweeps.search_cost import expected_of_one, searches
+from sweeps.search.cost import expected_of_one, searches
+from sweeps.search.searching import SearchSweep
 from sweeps.sweep import INTERRUPTED, StudySweep, Sweep
-from sweeps.tracking import UNREACHABLE, Tracker, first_line, open_tracker
+from sweeps.tracking.delivery import Courier, deliver_missing, lost
+from sweeps.tracking.tracker import UNREACHABLE, Tracker, first_line, open_tracker
 from sweeps.view import duration
 from trainer.config import TrialConfig
 

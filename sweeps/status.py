@@ -11,7 +11,7 @@ from pathlib import Path
 
 from search_spaces.study import Study
 from sweeps.ledger import LedgerRow
-from sweeps.outline import Outline
+from sweeps.tracking.outline import Outline
 from trainer.config import TrialConfig
 from trainer.machine import RESULTS_VARIABLE, Results
 

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 
 from search_spaces.study import Study
-from sweeps.eta import Work
+from sweeps.cost.eta import Work
 from sweeps.filters import ALL, Selection
 from sweeps.ledger import Ledger, LedgerRow
-from sweeps.outline import Outline
+from sweeps.tracking.outline import Outline
 from trainer.config import TrialConfig
 from trainer.machine import Results
 from trainer.records import EpochRecord

@@ -16,7 +16,7 @@ import pytest
 from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.ledger import Ledger, State
-from sweeps.tracking import Delivery, Tracker, connect
+from sweeps.tracking.tracker import Delivery, Tracker, connect
 from trainer.config import Amp, Erm, LabelSmoothing, SmallCnn, TrialConfig
 from trainer.loop import Diverged, train
 from trainer.machine import Machine, Results
@@ -82,7 +82,7 @@ def deliver(results: Results) -> None:
     deliveries = stored().values()
     for place, commit in enumerate(COMMITS):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sweeps.tracking.provenance", lambda commit=commit: {"commit": commit, **TAGS})
+            patch.setattr("sweeps.tracking.tracker.provenance", lambda commit=commit: {"commit": commit, **TAGS})
             tracker = Tracker(connect(results), study, ledger, results)
             tracker.prepare()
             for delivery in deliveries:

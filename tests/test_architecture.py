@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,25 @@ def with_torch() -> set[str]:
 
 def test_analysis_takes_nothing_that_leads_to_torch() -> None:
     heavy = with_torch()
-    assert {"trainer.loop", "trainer.checkpoint", "sweeps.delivery"} <= heavy
+    assert {"trainer.loop", "trainer.checkpoint", "sweeps.tracking.delivery"} <= heavy
     assert not {"trainer.config", "trainer.machine", "search_spaces.catalog"} & heavy
     for file in files_of("analysis"):
         assert not imports_of(file) & heavy, file
+
+
+def room_of(module: str) -> str:
+    """The part of ``sweeps`` that a module belongs to: a folder, or a file beside the folders."""
+    return ".".join(module.split(".")[:2])
+
+
+def test_the_rooms_of_sweeps_import_one_way() -> None:
+    modules = {module_of(file) for file in files_of("sweeps")}
+    taken: dict[str, set[str]] = {}
+    for file in files_of("sweeps"):
+        room = room_of(module_of(file))
+        taken.setdefault(room, set()).update({room_of(name) for name in imports_of(file) & modules} - {room})
+    order = tuple(TopologicalSorter(taken).static_order())  # raises CycleError, which names the circle
+    assert order.index("sweeps.ledger") < order.index("sweeps.tracking") < order.index("sweeps.cli")
 
 
 def test_init_files_are_empty() -> None:

@@ -12,7 +12,7 @@ import pytest
 import trainer.data.load
 from search_spaces.catalog import find_final, find_tuning
 from search_spaces.choices import read_frozen
-from sweeps.suggest import Suggestions, close_storage, open_storage
+from sweeps.search.suggest import Suggestions, close_storage, open_storage
 from tests.faults.harness import Workplace, workplace_in
 from trainer.loop import train
 from trainer.machine import Machine

@@ -15,7 +15,7 @@ import sqlalchemy as sql
 from mlflow.tracking import MlflowClient
 
 from benchmarks.tracking import server
-from sweeps.tracking import connect
+from sweeps.tracking.tracker import connect
 from trainer.machine import TRACKING_SETTINGS, TRACKING_VARIABLE, Results
 
 POSTGRES_VARIABLE = "SWEEPS_TEST_POSTGRES"

@@ -19,7 +19,7 @@ from analysis.tables import cells_table, text_rows
 from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.ledger import Ledger
-from sweeps.tracking import Delivery, Tracker, connect
+from sweeps.tracking.tracker import Delivery, Tracker, connect
 from trainer.config import Amp, Erm, Method, TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Results

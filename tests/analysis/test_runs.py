@@ -17,7 +17,7 @@ from analysis.runs import HISTORY, TAGS, begun, load, load_finals, load_history,
 from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.ledger import Ledger, State
-from sweeps.tracking import Delivery, Tracker, connect
+from sweeps.tracking.tracker import Delivery, Tracker, connect
 from tests.analysis.conftest import Place
 from trainer.config import Amp, Erm, TrialConfig
 from trainer.machine import TRACKING_VARIABLE, Results

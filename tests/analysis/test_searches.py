@@ -22,7 +22,7 @@ from search_spaces.catalog import frozen_of
 from search_spaces.search import LogUniform, OneOf, Search, Tuning
 from search_spaces.study import Study
 from sweeps.ledger import Ledger
-from sweeps.tracking import Delivery, Tracker, connect
+from sweeps.tracking.tracker import Delivery, Tracker, connect
 from tests.analysis.tunings import Told, fill, frozen_with, write_tuning
 from trainer.config import Erm, Mlp
 from trainer.declaration import ConfigError

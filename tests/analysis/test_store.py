@@ -21,7 +21,7 @@ from mlflow.utils import rest_utils
 from analysis import store as store_module
 from analysis.runs import begun
 from analysis.store import POINTS, Last, Store, StoredRun, frame_of, joined, open_store
-from sweeps.tracking import connect
+from sweeps.tracking.tracker import connect
 from tests.analysis.conftest import Place
 from trainer.declaration import ConfigError
 from trainer.machine import TRACKING_SETTINGS, TRACKING_VARIABLE, Results

@@ -31,7 +31,7 @@ from search_spaces.catalog import frozen_of
 from search_spaces.choices import Frozen, final_study
 from search_spaces.search import LogUniform, Search, Setting, Tuning
 from sweeps.ledger import Ledger
-from sweeps.tracking import Delivery, Tracker, connect
+from sweeps.tracking.tracker import Delivery, Tracker, connect
 from tests.analysis.tunings import fill, frozen_with, write_tuning
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from search_spaces.study import Cell
-from sweeps.outline import COLOURS
-from sweeps.tracking import SUMMARY
-from sweeps.views import RUN_NAME
+from sweeps.tracking.outline import COLOURS
+from sweeps.tracking.tracker import SUMMARY
+from sweeps.tracking.views import RUN_NAME
 from tests.browser.conftest import CELLS, FINISHED, Site
 from trainer.config import Amp
 

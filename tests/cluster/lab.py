@@ -17,7 +17,7 @@ import psutil
 import pytest
 from sqlalchemy.engine import URL
 
-from sweeps.ray_token import MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABLE
+from sweeps.cluster.ray_token import MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABLE
 from sweeps.sweep import ADDRESS_VARIABLE
 from tests.docker.parts import DOCKER, ROOT
 from tests.docker.servers import Service, free_ports, libpq, service, status

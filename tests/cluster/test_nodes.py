@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from sweeps.children import group_that_ends_with_us
-from sweeps.cluster import private_folder  # before Ray, for which it sets a token
+from sweeps.cluster.connection import private_folder  # before Ray, for which it sets a token
 from sweeps.sweep import ADDRESS_VARIABLE
 from tests.faults.test_node import Nodes
-from tests.sweeps.fake_gpus import GIVEN
+from tests.sweeps.cluster.fake_gpus import GIVEN
 from trainer.machine import LEDGER_VARIABLE, RESULTS_VARIABLE
 
 pytestmark = pytest.mark.cluster
@@ -70,8 +70,8 @@ def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
 NODES = """
 import json, sys
 from pathlib import Path
-from sweeps.cluster import ray_for
-from sweeps.nodes import alive
+from sweeps.cluster.connection import ray_for
+from sweeps.cluster.nodes import alive
 
 with ray_for(1, Path()):
     print(json.dumps({node.id: [node.cpus, node.gpus, node.gpu_kind] for node in alive()}))
@@ -83,7 +83,7 @@ def test_gpus_of_all_kinds_are_used_and_none_twice(hall: Hall, tmp_path: Path) -
         "from tests.sweeps.conftest import make_study\nSTUDY = make_study('hall', seeds=range(6))\n"
     )
     study, results = str(tmp_path / "study.py"), {RESULTS_VARIABLE: str(tmp_path / "results")}
-    done = hall.call("-m", "tests.sweeps.fake_gpus", "run", study, "--device", "cuda", "--yes", **results)
+    done = hall.call("-m", "tests.sweeps.cluster.fake_gpus", "run", study, "--device", "cuda", "--yes", **results)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 trials, 0 finished before; 6 at a time" in done.stdout, "a core of the node without GPUs is of no use"
     nodes = {id_: kind for id_, (_, _, kind) in hall.script(NODES).items()}
@@ -110,7 +110,7 @@ def test_by_default_as_many_trials_at_a_time_as_the_nodes_have_cores(hall: Hall,
 WORKER = """
 import json, os
 from pathlib import Path
-from sweeps.cluster import ray_for
+from sweeps.cluster.connection import ray_for
 import ray
 
 @ray.remote(num_cpus=1)
@@ -133,12 +133,12 @@ UNFIT = """
 import json, os, sys
 from pathlib import Path
 from unittest.mock import patch
-from sweeps.cluster import ray_for
-from sweeps.nodes import alive, require_fit
+from sweeps.cluster.connection import ray_for
+from sweeps.cluster.nodes import alive, require_fit
 from trainer.declaration import ConfigError
 
 os.chdir(sys.argv[1])
-with ray_for(1, Path()), patch("sweeps.nodes.ANSWER_SECONDS", float(sys.argv[3])):
+with ray_for(1, Path()), patch("sweeps.cluster.nodes.ANSWER_SECONDS", float(sys.argv[3])):
     nodes = {node.name for node in alive()}
     try:
         require_fit(alive(), Path(sys.argv[2]))
@@ -177,9 +177,9 @@ def test_a_node_that_does_not_answer_is_named(hall: Hall, tmp_path: Path) -> Non
 PLACED = """
 import json, sys
 from pathlib import Path
-from sweeps.cluster import ray_for
-from sweeps.packing import Place
-from sweeps.worker import demand, job
+from sweeps.cluster.connection import ray_for
+from sweeps.cluster.packing import Place
+from sweeps.cluster.worker import demand, job
 from trainer.machine import Machine
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy

@@ -24,7 +24,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
 
-from sweeps.check_sockets import CALLS, Answer, Listener, ask_grpc, ask_http, attempt, name_of, of_calls, of_listeners
+from sweeps.doctor.sockets import CALLS, Answer, Listener, ask_grpc, ask_http, attempt, name_of, of_calls, of_listeners
 from tests.cluster.lab import HEAD, Lab, wait_until
 from tests.docker.parts import ROOT
 from tests.docker.servers import free_ports
@@ -69,7 +69,7 @@ ray.get(task)
 """
 OF_A_SWEEP = """
 import sys
-from sweeps.cluster import private_folder, ray_for
+from sweeps.cluster.connection import private_folder, ray_for
 import ray
 
 @ray.remote(num_cpus=1)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.cluster.ray_token import MODE_VARIABLE, TOKEN_VARIABLE
 from sweeps.ledger import Ledger
-from sweeps.ray_token import MODE_VARIABLE, TOKEN_VARIABLE
 from sweeps.sweep import ADDRESS_VARIABLE
 from tests.cluster.lab import submitted, wait_until
 from tests.docker.parts import COMMANDS, ROOT
@@ -76,8 +76,8 @@ while :; do sleep 0.1; done
 SEND = """
 import sys
 from pathlib import Path
-from sweeps.job_server import PHASE, STUDY, JobServer
-from sweeps.submit import STOP_SECONDS, STOP_VARIABLE
+from sweeps.jobs.server import PHASE, STUDY, JobServer
+from sweeps.jobs.submit import STOP_SECONDS, STOP_VARIABLE
 
 env, told = {STOP_VARIABLE: str(STOP_SECONDS)}, {STUDY: "slow", PHASE: "run"}
 assert JobServer(sys.argv[1]).send("slow-run-1", "sh driver.sh", Path("code"), env, told)

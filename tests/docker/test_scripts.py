@@ -124,7 +124,7 @@ def readers() -> str:
     """The code that reads settings: ours, the scripts', MLflow's and Ray's."""
     packages = next(COMMANDS.parent.glob("lib/python*/site-packages"))
     places = [ROOT / "trainer", ROOT / "sweeps", DOCKER / "entry", packages / "ray/_private"]
-    files = [file for place in places for file in place.glob("*") if file.suffix in (".py", ".sh")]
+    files = [file for place in places for file in place.rglob("*") if file.suffix in (".py", ".sh")]
     files += [packages / "mlflow/environment_variables.py", packages / "mlflow/utils/cli_args.py"]
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
 

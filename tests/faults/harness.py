@@ -50,11 +50,11 @@ from torch import nn
 
 PAUSE = float(os.environ.get("{PAUSE}", 0))
 if PAUSE:  # trials of seconds are then stored and reported as often as trials of minutes
-    import sweeps.worker
+    import sweeps.cluster.worker
     import trainer.loop
 
     seconds = float(os.environ.get("{STORE_EVERY}", 0.5))
-    trainer.loop.CHECKPOINT_EVERY_SECONDS = sweeps.worker.REPORT_EVERY_SECONDS = seconds
+    trainer.loop.CHECKPOINT_EVERY_SECONDS = sweeps.cluster.worker.REPORT_EVERY_SECONDS = seconds
 
 
 class Paced(nn.Sequential):

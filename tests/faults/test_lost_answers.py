@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from mlflow.entities import ViewType
 
-from sweeps.ui import HOST
+from sweeps.servers.ui import HOST
 from tests.faults.harness import Numbers, Workplace, assert_equals_undisturbed
 from tests.faults.test_tracking_server import Server
 from tests.faults.test_tracking_server import server as server  # a fixture

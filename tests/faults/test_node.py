@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from sweeps.children import children_join, group_that_ends_with_us
-from sweeps.cluster import private_folder  # before Ray, for which it sets a token
+from sweeps.cluster.connection import private_folder  # before Ray, for which it sets a token
 from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED
 from tests.faults.harness import (
     NETWORK_FILE,

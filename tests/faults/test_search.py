@@ -18,7 +18,7 @@ import pytest
 from search_spaces.catalog import find_tuning
 from search_spaces.search import Tuning
 from sweeps.ledger import Ledger
-from sweeps.suggest import Suggestion, Suggestions, close_storage, open_storage
+from sweeps.search.suggest import Suggestion, Suggestions, close_storage, open_storage
 from tests.faults.harness import NETWORK_FILE, PAUSE, Workplace, driver_of, workplace_in
 from trainer.loop import train
 from trainer.machine import Machine

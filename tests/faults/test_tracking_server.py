@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.ui import HOST, SETTINGS
+from sweeps.servers.ui import HOST, SETTINGS
 from tests.faults.harness import PAUSE, Numbers, Workplace, assert_equals_undisturbed, driver_of
 from trainer.machine import TRACKING_VARIABLE
 

@@ -18,9 +18,9 @@ from mlflow.tracking import MlflowClient
 from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps import ledger as ledger_module
+from sweeps.cluster.ray_token import MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABLE
 from sweeps.ledger import Ledger
-from sweeps.ray_token import MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABLE
-from sweeps.tracking import Tracker, connect
+from sweeps.tracking.tracker import Tracker, connect
 from trainer.checkpoint import Checkpoint
 from trainer.config import Amp, Erm, TrialConfig
 from trainer.machine import TRACKING_SETTINGS, TRACKING_VARIABLE, Results

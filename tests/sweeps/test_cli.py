@@ -141,7 +141,7 @@ def test_by_default_a_ray_to_join_is_asked_for_its_cores(
 ) -> None:
     """Where there is something to train and the user has not said how many trials at a time."""
     ran: list[int] = []
-    monkeypatch.setattr("sweeps.cluster.room_of_theirs", lambda _device, _share: 40)
+    monkeypatch.setattr("sweeps.cluster.connection.room_of_theirs", lambda _device, _share: 40)
 
     def ran_with(sweep: StudySweep, *_: object) -> int:
         ran.append(sweep.jobs)
@@ -161,7 +161,7 @@ def test_by_default_a_ray_to_join_is_asked_for_its_cores(
 def test_a_plan_beside_a_server_for_jobs_is_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sweeps.cluster.room_of_theirs", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr("sweeps.cluster.connection.room_of_theirs", lambda *_: pytest.fail("asked"))
     monkeypatch.setenv("SWEEPS_RESULTS", str(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     assert main(["plan", "fig8-digits"]) == 0

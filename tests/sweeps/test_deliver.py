@@ -16,7 +16,7 @@ from search_spaces.study import Study
 from sweeps.cli import main
 from sweeps.deliver import deliver, deliver_all
 from sweeps.sweep import with_pending
-from sweeps.tracking import Tracker
+from sweeps.tracking.tracker import Tracker
 from tests.sweeps.conftest import Desk, lapsing, make_records, make_study, make_trial
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sql
 
+from sweeps.cluster.node import Node
+from sweeps.cluster.resources import Room
+from sweeps.cluster.worker import Report
 from sweeps.launch import LOOK_EVERY_SECONDS, LOST_WORKER_TRIES, Launch, LedgerSearcher, Stop, _left
 from sweeps.ledger import Failure, Ledger, State
-from sweeps.node import Node
-from sweeps.resources import Room
 from sweeps.sweep import StudySweep
-from sweeps.tracking import Delivery
-from sweeps.worker import Report
+from sweeps.tracking.tracker import Delivery
 from tests.sweeps.conftest import lapsing, make_records, make_study
 from trainer.declaration import ConfigError
 from trainer.machine import Results

@@ -18,9 +18,9 @@ from mlflow.tracking import MlflowClient
 from search_spaces.study import Study
 from sweeps import housekeeping
 from sweeps.cli import main
-from sweeps.delivery import deliver_missing
 from sweeps.housekeeping import LEFTOVER_SECONDS, collect_garbage, forget
 from sweeps.ledger import Ledger, State
+from sweeps.tracking.delivery import deliver_missing
 from tests.sweeps.conftest import Desk, lapsing, make_records, make_study, make_trial
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import TrialConfig

@@ -22,12 +22,12 @@ from sweeps import hardware as hardware_module
 from sweeps import plan as plan_module
 from sweeps.budget import Budget
 from sweeps.cli import main
-from sweeps.estimate import Estimate, detectable, kind, measured
+from sweeps.cost.estimate import Estimate, detectable, kind, measured
+from sweeps.cost.power import power_lines
 from sweeps.filters import Selection
 from sweeps.hardware import hardware
 from sweeps.ledger import Ledger, LedgerRow, Measured, State
 from sweeps.plan import Plan, about, make_plan, size
-from sweeps.power import power_lines
 from sweeps.run import run
 from sweeps.sweep import StudySweep
 from sweeps.table import short_labels
@@ -545,10 +545,10 @@ def test_training_again_measures_again(ledger: Ledger) -> None:
 
 
 def test_a_finished_trial_is_measured_by_its_driver(ledger: Ledger, results: Results, tmp_path: Path) -> None:
+    from sweeps.cluster.node import Node
+    from sweeps.cluster.resources import Room
+    from sweeps.cluster.worker import Report
     from sweeps.launch import Launch, LedgerSearcher, Stop
-    from sweeps.node import Node
-    from sweeps.resources import Room
-    from sweeps.worker import Report
 
     class Silent:
         def send(self, _delivery: object) -> None: ...

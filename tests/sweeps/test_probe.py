@@ -27,7 +27,7 @@ from search_spaces.study import Study
 from sweeps.probe import Done, measure_probes, probe
 from sweeps.probe_worker import Job, measure_trial
 from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep
-from sweeps.tracking import Delivery, Tracker
+from sweeps.tracking.tracker import Delivery, Tracker
 from tests.sweeps.conftest import Desk, make_trial, wait_for
 from trainer.config import TrialConfig
 from trainer.loop import train

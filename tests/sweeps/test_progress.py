@@ -17,8 +17,8 @@ from rich.console import Console
 
 from search_spaces.study import Study
 from sweeps import progress as progress_module
-from sweeps.estimate import Known
-from sweeps.eta import Work, expected_work
+from sweeps.cost.estimate import Known
+from sweeps.cost.eta import Work, expected_work
 from sweeps.ledger import State
 from sweeps.progress import Progress
 from sweeps.view import EndedTrial, RunningTrial, Snapshot, duration, line, picture

@@ -12,11 +12,11 @@ from sqlalchemy.exc import OperationalError
 
 from sweeps import launch
 from sweeps.cli import main
-from sweeps.delivery import Courier
 from sweeps.ledger import Ledger
 from sweeps.run import DELIVERY_PATIENCE_SECONDS, run
 from sweeps.sweep import StudySweep
-from sweeps.tracking import Delivery, first_line
+from sweeps.tracking.delivery import Courier
+from sweeps.tracking.tracker import Delivery, first_line
 from tests.sweeps.conftest import Desk, make_records, make_study
 from trainer.machine import RESULTS_VARIABLE
 
