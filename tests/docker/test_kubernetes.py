@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from search_spaces.catalog import find_any
+from sweeps.jobs.submit import Order
 from tests.docker.parts import DOCKER, compose, lint, locked, manifest, manifests, pods, secret_names
 
 PODS = dict(pods())
@@ -80,7 +82,7 @@ def test_a_job_has_the_cluster_of_the_other_file_and_is_tried_again() -> None:
     assert job["rayClusterSpec"] == manifest("RayCluster", "amp-sweeps")["spec"]
     assert job["backoffLimit"] == 3
     assert job["submissionMode"] == "HTTPMode"
-    assert job["entrypoint"].split()[:4] == ["python", "-m", "sweeps", "run"]
+    assert job["entrypoint"] == Order("fig8-mnist5k", find_any("fig8-mnist5k")).entrypoint("fig8-mnist5k")
 
 
 def test_ray_is_the_locked_one_behind_a_token() -> None:
