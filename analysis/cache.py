@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.store import Store, StoredRun, frame_of, joined
-from trainer.machine import Results, hide_passwords
+from trainer.machine import Results
+from trainer.passwords import hide_passwords
 
 VERSION = 1
 """Of the files; those of another one are written anew."""

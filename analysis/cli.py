@@ -12,6 +12,7 @@ from search_spaces.search import Tuning
 from search_spaces.study import Study
 from trainer.declaration import ConfigError
 from trainer.machine import Results
+from trainer.passwords import hide_passwords
 
 STUDY_HELP = "a study's or a search's name, or the path of your .py file"
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)

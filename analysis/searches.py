@@ -20,7 +20,8 @@ from search_spaces.choices import Choice, Frozen
 from search_spaces.search import Distribution, LogUniform, OneOf, Search, Tuning
 from search_spaces.study import KINDS, varying_params
 from trainer.declaration import ConfigError, Scalar
-from trainer.machine import Results, hide_passwords
+from trainer.machine import Results
+from trainer.passwords import hide_passwords
 
 STATES = {
     TrialState.COMPLETE: "told",
@@ -116,7 +117,7 @@ def _trials(searches: Sequence[Search], url: str) -> dict[str, list[FrozenTrial]
         finally:
             storage.remove_session()
             storage.engine.dispose()
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ImportError) as error:
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ImportError, ValueError) as error:
         cause = " ".join(hide_passwords(str(error.__cause__ or error)).split())
         raise ConfigError(f"Optuna's database {hide_passwords(url)} cannot be read: {cause}") from error
     return found

@@ -17,7 +17,8 @@ from pandas.api.types import union_categoricals
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainer.declaration import ConfigError
-from trainer.machine import Results, hide_passwords, set_tracking_defaults
+from trainer.machine import Results, set_tracking_defaults
+from trainer.passwords import hide_passwords
 
 set_tracking_defaults()
 
@@ -148,7 +149,10 @@ class DatabaseStore:
 
     def __init__(self, uri: str) -> None:
         patience = {"timeout": 30.0} if uri.startswith("sqlite") else {}
-        self._engine = sql.create_engine(uri, connect_args=patience)
+        try:
+            self._engine = sql.create_engine(uri, connect_args=patience)
+        except ValueError as error:  # a port that is none
+            raise OSError(str(error)) from error
 
     def close(self) -> None:
         """Give the connections back."""

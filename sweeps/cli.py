@@ -35,7 +35,8 @@ from sweeps.status import status_lines
 from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, StudySweep, code_folder, joined, with_pending
 from sweeps.versions import refuse_unsafe
 from trainer.declaration import ConfigError
-from trainer.machine import RESULTS_VARIABLE, Results, hide_passwords
+from trainer.machine import RESULTS_VARIABLE, Results
+from trainer.passwords import hide_passwords
 
 LOOPBACK = "127.0.0.1"
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refuse_unsafe()
         return int(options.command(options))
     except ConfigError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(hide_passwords(str(error)))}", file=sys.stderr)
         return 2
     except SQLAlchemyError as error:
         print(f"error: {_ledger_refusal(error)}", file=sys.stderr)

@@ -42,7 +42,7 @@ def _place(url: str) -> tuple[object, ...] | None:
     """What is the same for two addresses of one database, whatever the driver, the user and the options."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # whoever opens it says so
         return None
     kind = parsed.get_backend_name()
     if kind == "sqlite":

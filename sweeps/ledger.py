@@ -16,14 +16,13 @@ from typing import Any, Literal
 
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateTable
 
 from trainer.config import TrialConfig, canonical_json
 from trainer.declaration import ConfigError
-from trainer.machine import hide_passwords
+from trainer.passwords import hide_passwords
 from trainer.records import GpuMemory
 
 State = Literal["pending", "leased", "finished", "diverged", "failed"]
@@ -155,9 +154,8 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        self._where = "its address"  # the address may hold a password
+        self._where = hide_passwords(url)
         with self._errors_in_one_line():
-            self._where = hide_passwords(make_url(url).render_as_string(hide_password=True))
             waiting = {"timeout": 30.0} if url.startswith("sqlite") else {}
             self._engine = sql.create_engine(url, connect_args=waiting)
             try:
@@ -182,7 +180,7 @@ class Ledger:
     def _errors_in_one_line(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, ImportError) as error:
+        except (SQLAlchemyError, ImportError, ValueError) as error:  # ValueError: a port that is none
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
             raise ConfigError(f"ledger {self._where}: {cause}") from error
 

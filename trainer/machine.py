@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,12 +30,6 @@ def set_tracking_defaults() -> None:
     """Put ``TRACKING_SETTINGS`` into the environment; before MLflow is imported, for it reports home from then on."""
     for name, value in TRACKING_SETTINGS.items():
         os.environ.setdefault(name, value)
-
-
-def hide_passwords(text: str) -> str:
-    """``text`` with ``***`` for the password of every address in it, before the host or among the options."""
-    text = re.sub(r"(://[^/\s:@]*):[^/\s@]*@", r"\1:***@", text)
-    return re.sub(r"([?&](?:ssl)?password=)[^&\s]*", r"\1***", text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sweeps.data import printable
-from trainer.machine import hide_passwords
+from trainer.passwords import hide_passwords
 
 Verdict = Literal["ok", "warning", "FAILED"]
 

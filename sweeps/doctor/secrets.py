@@ -20,7 +20,8 @@ from sweeps.cluster.ray_token import (
 )
 from sweeps.doctor.finding import Finding, failed, ok, warning
 from sweeps.servers.server import vault_of
-from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results, hide_passwords
+from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results
+from trainer.passwords import hide_passwords
 
 CONTAINERS = Path(__file__).resolve().parents[2] / "docker" / "secrets"
 ADDRESSES = (LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE)

@@ -21,7 +21,7 @@ from sweeps.cluster.ray_token import MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABL
 from sweeps.data import printable
 from sweeps.sweep import ADDRESS_VARIABLE
 from trainer.declaration import ConfigError
-from trainer.machine import hide_passwords
+from trainer.passwords import hide_passwords
 
 SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """Ray's own name for the address of its server for jobs; it counts before ``RAY_ADDRESS``."""

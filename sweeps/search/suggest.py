@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.search import Distribution, LogUniform, OneOf, Search, Setting
 from trainer.declaration import ConfigError
-from trainer.machine import hide_passwords
+from trainer.passwords import hide_passwords
 
 Outcome = Literal["open", "told", "failed", "pruned"]
 OUTCOMES: dict[TrialState, Outcome] = {
@@ -66,8 +66,13 @@ def open_storage(url: str) -> RDBStorage:
     for patience in (0.2, 0.5, None):
         try:
             return RDBStorage(url, engine_kwargs=waiting)
-        except (SQLAlchemyError, RuntimeError, ImportError) as error:  # RuntimeError: of another version of Optuna
-            if patience is None:
+        except (
+            SQLAlchemyError,
+            RuntimeError,
+            ImportError,
+            ValueError,
+        ) as error:
+            if patience is None:  # RuntimeError: of another version of Optuna; ValueError: a port that is none
                 cause = " ".join(hide_passwords(str(getattr(error, "orig", None) or error)).split())
                 raise ConfigError(f"Optuna's database {hide_passwords(url)}: {cause}") from error
         time.sleep(patience)

@@ -24,7 +24,8 @@ from sweeps.databases import require_different
 from sweeps.servers.ui import BACKEND_VARIABLE, HOST, REGISTRY_VARIABLE, SETTINGS, require_free
 from trainer.declaration import ConfigError
 from trainer.files import write_atomically
-from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results, hide_passwords
+from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results
+from trainer.passwords import hide_passwords
 
 ADMIN = "admin"
 LEAST_PASSWORD = 12  # MLflow takes no shorter one

@@ -11,7 +11,8 @@ from sweeps.children import run_until_ctrl_c
 from sweeps.tracking.tracker import connect
 from sweeps.tracking.views import best_link
 from trainer.declaration import ConfigError
-from trainer.machine import TRACKING_SETTINGS, Results, hide_passwords
+from trainer.machine import TRACKING_SETTINGS, Results
+from trainer.passwords import hide_passwords
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password
 BACKEND_VARIABLE = "MLFLOW_BACKEND_STORE_URI"

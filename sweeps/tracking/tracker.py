@@ -23,7 +23,8 @@ from sweeps.provenance import provenance
 from sweeps.tracking.outline import ENDED, RUN_COLOUR, Outline, StudyOutline
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError, Scalar
-from trainer.machine import Results, hide_passwords, set_tracking_defaults
+from trainer.machine import Results, set_tracking_defaults
+from trainer.passwords import hide_passwords
 from trainer.records import EpochRecord
 
 set_tracking_defaults()

@@ -15,7 +15,8 @@ from sweeps.plan import size
 from sweeps.transfer.archive import PRIVATE, Archive, Writer, open_archive, write_archive
 from trainer.declaration import ConfigError
 from trainer.files import TEMPORARY, write_atomically
-from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results, hide_passwords
+from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results
+from trainer.passwords import hide_passwords
 
 KIND = "results"
 DATABASES = ("optuna.db", "ledger.db", "mlflow.db", "server/basic_auth.db")

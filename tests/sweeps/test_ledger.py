@@ -348,6 +348,13 @@ def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
     assert "unable to open database file" in message
 
 
+def test_an_address_that_is_none_is_refused_without_its_password() -> None:
+    message = refusal("postgresql+psycopg://user:hunter2/3@db.example:port/ledger")
+    assert "hunter2" not in message
+    assert message.startswith("ledger postgresql+psycopg://user:***@db.example:port/ledger: ")
+    assert "its address" not in refusal("no address")
+
+
 def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "ledger.db"
     file.write_text("my diary\n" * 100)

@@ -42,8 +42,8 @@ from trainer.machine import (
     RESULTS_VARIABLE,
     TRACKING_VARIABLE,
     Results,
-    hide_passwords,
 )
+from trainer.passwords import hide_passwords
 
 ROOT = Path(__file__).parents[3]
 
