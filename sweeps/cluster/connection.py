@@ -105,7 +105,7 @@ def _our_own(folder: Path, jobs: int) -> Iterator[None]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "ray"),  # Ray lets everybody into it, but nobody comes through ours
             )
         yield
 

@@ -265,12 +265,13 @@ def environment():
     return dict(os.environ)
 
 with private_folder() as folder, ray_for(1, folder):
-    print(json.dumps([before, dict(os.environ), ray.get(environment.remote())]))
+    found = [before, dict(os.environ), ray.get(environment.remote()), {"mode": f"{folder.stat().st_mode & 0o777:o}"}]
+    print(json.dumps(found))
 """
 
 
 def environments(**variables: str) -> list[dict[str, str]]:
-    """Of a driver before Ray and with it, and of a worker."""
+    """Of a driver before Ray and with it, and of a worker; last the mode of the folder of Ray's files."""
     kept = {name: value for name, value in os.environ.items() if name != ADDRESS_VARIABLE}
     command, settings = [sys.executable, "-c", OF_A_WORKER], kept | variables | {"PYTHONPATH": str(CODE)}
     done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120, check=False)
@@ -280,10 +281,11 @@ def environments(**variables: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_workers_of_our_own_ray_have_one_thread_and_know_no_database() -> None:
-    before, driver, worker = environments(**SECRETS, OMP_NUM_THREADS="7", SWEEPS_RESULTS="/somewhere")
+def test_workers_of_our_own_ray_have_one_thread_and_know_no_database_and_nobody_else_comes_in() -> None:
+    before, driver, worker, folder = environments(**SECRETS, OMP_NUM_THREADS="7", SWEEPS_RESULTS="/somewhere")
     named = (*SECRETS, "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     assert [driver.get(name) for name in named] == [before.get(name) for name in named], "the driver keeps its own"
     assert [name for name, value in worker.items() if "secret" in value] == []
     assert [worker[f"{library}_NUM_THREADS"] for library in ("OMP", "MKL", "OPENBLAS")] == ["1"] * 3
     assert worker["SWEEPS_RESULTS"] == "/somewhere", "nothing else is kept from it"
+    assert folder["mode"] == "700"
