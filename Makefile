@@ -18,7 +18,7 @@ NAMED_FILE = [ -n '$(FILE)' ] || { echo "error: FILE=PATH: name the file" >&2; e
 
 # Jobs are started by the name python; results by a path that does not hang on the folder they are started in.
 RAY = SWEEPS_RESULTS='$(abspath $(RESULTS))' RAY_AUTH_MODE=token PATH='$(CURDIR)/.venv/bin':"$$PATH" \
-  .venv/bin/ray start --block --disable-usage-stats --object-store-memory=100000000
+  .venv/bin/ray start --block --disable-usage-stats --object-store-memory=100000000 $(if $(IP),--node-ip-address='$(IP)')
 
 # Containers run as whoever may read the secrets, and never as root.
 OWNER = SWEEPS_UID=$$(id -u | sed 's/^0$$/1000/')
@@ -42,7 +42,7 @@ help: ## list the targets
 	@echo "WORKERS, containers with trials; TORCH=cuda, with all GPUs of this machine, of the targets cluster-…;"
 	@echo "OTHER, a second study, of compare;"
 	@echo "TRIAL, of trial and forget; DATA=1, of doctor; DRY_RUN=1, of gc and submit; PHASE=final, of submit; JOB, of cancel;"
-	@echo "HEAD=HOST:6379, of ray-worker; CPUS, of ray-head and ray-worker;"
+	@echo "HEAD=HOST:6379, of ray-worker; CPUS, of ray-head and ray-worker; IP, this machine's address of several, of both;"
 	@echo "GPUS_PER_TRIAL=0.25, four trials on a GPU; RAY_ADDRESS=HOST:PORT or auto, of a Ray that is up;"
 	@echo "of submit, jobs and cancel it is http://HOST:8265, by default on this machine;"
 	@echo "JOBS, trials at a time; DEVICE=cuda, on GPUs; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."

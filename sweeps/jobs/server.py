@@ -212,7 +212,7 @@ class JobServer:
     def _refused(self, error: Exception) -> ConfigError:
         """Of a traceback, which the server sends, the last line. A head that is just starting refuses for a while."""
         lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")]
-        line = printable(f"{self.address}: {[type(error).__name__, *lines][-1][:400]}")
+        line = printable(f"{self.address}: {[type(error).__name__, *lines][-1].rstrip('.')[:400]}")
         passes = re.match(r"WebSocket|Request failed with status code 5", str(error))
         return UnansweredError(line) if passes else ConfigError(line)
 

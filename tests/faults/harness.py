@@ -231,7 +231,7 @@ class Workplace:
         for trial in self.study.trials:
             seen = trace[trial.trial_id]
             stored = self.results.checkpoint(trial.trial_id).exists()
-            if stored and seen[-1] in pids and len(seen) < forward_passes(trial, trial.epochs - 3):
+            if stored and seen and seen[-1] in pids and len(seen) < forward_passes(trial, trial.epochs - 3):
                 return trial
         return None
 
