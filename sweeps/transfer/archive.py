@@ -11,8 +11,9 @@ import contextlib
 import hashlib
 import json
 import os
+import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -23,6 +24,8 @@ VERSION = 1
 MANIFEST = "manifest.json"
 BLOCK = 1 << 20
 PRIVATE = 0o600
+NOT_A_ZIP = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error)
+"""What zipfile raises where single bytes are others than were written: versions, flags and offsets among them."""
 
 
 class Writer:
@@ -45,6 +48,14 @@ class Writer:
                 digest.update(block)
                 member.write(block)
         self.digests[name] = digest.hexdigest()
+
+
+def put(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file to its place, whole or not at all. Raises ConfigError where the disk does not take it."""
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}: mend that, then once more") from error
 
 
 def write_archive(path: Path, kind: str, about: Mapping[str, Any], fill: Callable[[Writer], None]) -> None:
@@ -71,11 +82,12 @@ def _write(file: IO[bytes], kind: str, about: Mapping[str, Any], fill: Callable[
 
 
 class Archive:
-    """An archive that was found whole. about: its manifest. names: its members."""
+    """An archive whose manifest is whole. about: what that says. names: its members."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, about: Mapping[str, Any]) -> None:
         self.path, self.about = path, about
-        self._archive, self._digests = archive, about["members"]
+        self._archive = archive
+        self._digests: Mapping[str, str] = about["members"]
 
     @property
     def names(self) -> list[str]:
@@ -114,39 +126,51 @@ def open_archive(path: Path, kind: str) -> Iterator[Archive]:
     Raises ConfigError, one line, when there is none, when it is of another kind or a newer version, when it is
     damaged, and when a member's name leads out of a folder.
     """
-    try:
-        with zipfile.ZipFile(path) as opened:
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(zipfile.ZipFile(path))
             archive = Archive(path, opened, _manifest(path, opened, kind))
             archive.check_digests()
-            yield archive
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        except ConfigError:
+            raise
+        except NOT_A_ZIP as error:
+            raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        yield archive
 
 
 def _manifest(path: Path, archive: zipfile.ZipFile, kind: str) -> dict[str, Any]:
     names = archive.namelist()
     if MANIFEST not in names:
         raise ConfigError(f"{path}: has no manifest: it is cut off, or none of ours")
+    for info in archive.infolist():
+        _require_plain(path, info)
     try:
         about = json.loads(archive.read(MANIFEST))
-        found, version, members = about["kind"], about["version"], dict(about["members"])
-    except (ValueError, KeyError, TypeError) as error:
+        found, version, members = about["kind"], about["version"], about["members"]
+        if not all(isinstance(digest, str) for digest in dict(members.items()).values()):
+            raise ValueError("digests are text")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: its manifest is damaged") from error
     if found != kind:
         raise ConfigError(f"{path}: is an archive of kind {found!r}, not {kind!r}: a backup is for restore")
     if version != VERSION:
-        raise ConfigError(f"{path}: is of version {version}, this code reads {VERSION}: bring the code up to date")
-    if sorted(names) != sorted([MANIFEST, *members]):
+        raise ConfigError(f"{path}: is of version {version!r}, this code reads {VERSION}: bring the code up to date")
+    if sorted(names) != sorted([MANIFEST, *members]) or _has_file_as_folder(names):
         raise ConfigError(f"{path}: does not hold just what its manifest says: it is damaged, or not what was written")
-    for info in archive.infolist():
-        _require_plain(path, info)
     return dict(about)
+
+
+def _has_file_as_folder(names: Iterable[str]) -> bool:
+    """Whether one member would have to lie in another."""
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+    return not folders.isdisjoint(names)
 
 
 def _require_plain(path: Path, info: zipfile.ZipInfo) -> None:
     """A member that would be written elsewhere than below a folder, or would unpack to more than it takes here."""
     parts = PurePosixPath(info.filename).parts
-    if info.filename != "/".join(parts) or ".." in parts or info.filename.startswith("/") or "\\" in info.filename:
+    leads_out = ".." in parts or info.filename.startswith("/") or "\\" in info.filename
+    if not parts or info.filename != "/".join(parts) or leads_out:
         raise ConfigError(f"{path}: member {info.filename!r} leads elsewhere: it is none of ours")
-    if info.compress_type != zipfile.ZIP_STORED:
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise ConfigError(f"{path}: member {info.filename!r} is compressed: it is none of ours")

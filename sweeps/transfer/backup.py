@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from sweeps.plan import size
-from sweeps.transfer.archive import PRIVATE, Archive, Writer, open_archive, write_archive
+from sweeps.transfer.archive import PRIVATE, Archive, Writer, open_archive, put, write_archive
 from trainer.declaration import ConfigError
-from trainer.files import TEMPORARY, write_atomically
+from trainer.files import TEMPORARY
 from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results
 from trainer.passwords import hide_passwords
 
@@ -123,4 +123,4 @@ def _put(archive: Archive, name: str, path: Path) -> None:
         with archive.opened(name) as member:
             shutil.copyfileobj(member, file)
 
-    write_atomically(path, write)
+    put(path, write)

@@ -21,11 +21,10 @@ from search_spaces.search import Tuning
 from search_spaces.study import Study
 from sweeps.data import printable
 from sweeps.ledger import OVER, Failure, Ledger, LedgerRow, Measured, State
-from sweeps.transfer.archive import MANIFEST, Archive, Writer, open_archive, write_archive
+from sweeps.transfer.archive import MANIFEST, Archive, Writer, open_archive, put, write_archive
 from trainer.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from trainer.config import TrialConfig, canonical_json, identity
 from trainer.declaration import ConfigError
-from trainer.files import write_atomically
 from trainer.machine import Results
 from trainer.measurement import load_measurement, read_measurement
 from trainer.records import EpochRecord
@@ -39,6 +38,9 @@ STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 MOVED_STATES: tuple[State, ...] = ("pending", "finished", "diverged", "failed")
 TIMES = {"epoch_seconds"}
 """Of a trial's numbers those that are different each time it is trained."""
+
+NOT_OURS = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+"""What reading raises where something else was written than we write: ConfigError, too, is a ValueError."""
 
 Fate = Literal["taken over", "known here", "running here", "refused"]
 
@@ -172,7 +174,7 @@ def _read_trials(archive: Archive) -> list[Moved]:
     _require_named(archive)
     try:
         rows = [_row(plain) for plain in _read_lines(archive, TRIALS)]
-    except (KeyError, TypeError, ValueError) as error:
+    except NOT_OURS as error:
         raise archive.damaged(TRIALS) from error
     ids = [row.trial_id for row, _ in rows]
     if len(set(ids)) < len(ids) or not (checkpoints | probes.keys()) <= set(ids):
@@ -209,7 +211,7 @@ def _read_lines(archive: Archive, name: str) -> list[Any]:
 
 
 def _row(plain: Mapping[str, Any]) -> tuple[LedgerRow, Measured | None]:
-    """Raises KeyError, TypeError or ValueError for what cannot have been written by us."""
+    """Raises one of ``NOT_OURS`` for what cannot have been written by us."""
     params, study, state = plain["params"], plain["study"], plain["state"]
     cause, failure, measured = plain["cause"], plain["failure"], plain["measured"]
     _require(identity(params) == plain["trial_id"])
@@ -250,7 +252,7 @@ def _put(content: bytes, path: Path) -> None:
     def write(file: IO[bytes]) -> None:
         file.write(content)
 
-    write_atomically(path, write)
+    put(path, write)
 
 
 def _weight(state: State) -> int:
@@ -307,14 +309,14 @@ def _take_in_probes(moved: Moved, archive: Archive, results: Results) -> None:
 
 def _read_searches(archive: Archive) -> list[dict[str, Any]]:
     """Raises ConfigError for what is no search."""
-    found = _read_lines(archive, SEARCHES)
-    if not found:
+    if not archive.read(SEARCHES):
         return []
     from sweeps.transfer.searches import load_settings  # Optuna, which studies do not need
 
     try:
+        found = _read_lines(archive, SEARCHES)
         return [dict(one) | {"settings": load_settings(one)} for one in found if _require_search(one)]
-    except (KeyError, TypeError, ValueError) as error:
+    except NOT_OURS as error:
         raise archive.damaged(SEARCHES) from error
 
 
