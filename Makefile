@@ -88,7 +88,7 @@ plan: .venv/installed ## show the cells of STUDY, how much of it is finished, an
 	@$(RUN) -m sweeps plan '$(STUDY)' $(MACHINE) $(SHARE) $(FILTERS)
 
 probe: .venv/installed ## measure the probes that STUDY declares of its finished trials; sweep does it as well
-	@$(RUN) -m sweeps probe '$(STUDY)' $(MACHINE)
+	@$(RUN) -m sweeps probe '$(STUDY)' $(MACHINE) $(ADDRESS)
 
 status: .venv/installed ## show how far STUDY is, and why trials failed
 	@$(RUN) -m sweeps status '$(STUDY)' $(FILTERS)

@@ -106,6 +106,16 @@ def deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """A scheduler's SIGTERM would otherwise end this process on the spot, and leave its workers to find out."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _end_with_parent() -> None:
     """Run in each of a pool: when we are killed, one that waits for its next job would do so for ever."""
     threading.Thread(target=_wait_for_parent, name="parent-watch", daemon=True).start()

@@ -101,7 +101,8 @@ def _commands() -> Iterator[tuple[Any, ...]]:
     yield _digest, "read a folder of your own images and print the line by which a study declares them", _add_images
     text = "train what is not finished yet, then measure the probes that the study declares"
     yield _run, text, _add_study, _add_filters, _add_budget, _add_jobs, _add_device, _add_share, _add_address
-    yield _probe, "measure the declared probes of the finished trials", _add_study, _add_jobs, _add_device
+    text = "measure the declared probes of the finished trials"
+    yield _probe, text, _add_study, _add_jobs, _add_device, _add_address
     text = "try settings on validation images until each search of a tuning has spent its budget"
     yield _search, text, _add_tuning, _add_budget, _add_jobs, _add_device, _add_share, _add_address
     yield _freeze, "write what the searches have chosen into a file, before the test set is read", _add_tuning
@@ -339,11 +340,11 @@ def _rows(study: Study, ledger: Ledger | None) -> dict[str, LedgerRow]:
 
 def _at_once(options: argparse.Namespace, study: Study) -> int:
     """Trials at a time: as the user says, or fewer where the study's question needs that."""
-    jobs = _wanted_at_once(options)
+    jobs = _wanted_at_once(options, _gpus_per_trial(options))
     return min(jobs, study.at_once or jobs)
 
 
-def _wanted_at_once(options: argparse.Namespace) -> int:
+def _wanted_at_once(options: argparse.Namespace, gpus_per_trial: float | None) -> int:
     """As the user says, else a trial for each core of this machine, or of the Ray to join.
 
     Of such a Ray's nodes those that there are now: for nodes that may come later, ``--jobs`` says how many trials then.
@@ -351,7 +352,7 @@ def _wanted_at_once(options: argparse.Namespace) -> int:
     if options.jobs is None and (address := joined()) and not address.startswith("http"):  # that is a server for jobs
         from sweeps.cluster.connection import room_of_theirs
 
-        return room_of_theirs(options.device, _gpus_per_trial(options))
+        return room_of_theirs(options.device, gpus_per_trial)
     return int(options.jobs or cores())
 
 
@@ -386,7 +387,7 @@ def _plan_search(tuning: Tuning, options: argparse.Namespace, gpus: float | None
     from sweeps.search.commands import plan_of
 
     _refuse_filters(options)
-    print("\n".join(plan_of(tuning, options.study, _wanted_at_once(options), options.device, gpus).lines()))
+    print("\n".join(plan_of(tuning, options.study, _wanted_at_once(options, gpus), options.device, gpus).lines()))
     return 0
 
 
@@ -493,7 +494,8 @@ def _search(options: argparse.Namespace) -> int:
     from sweeps.run import search
     from sweeps.search.commands import opened, plan_of_sweep
 
-    with opened(tuning, options.study, results, ledger, _wanted_at_once(options), options.device, gpus) as sweep:
+    jobs = _wanted_at_once(options, gpus)
+    with opened(tuning, options.study, results, ledger, jobs, options.device, gpus) as sweep:
         bases = [search.base for search in tuning.searches]
         require_data(bases, results.data, sweep.named)
         plan = plan_of_sweep(sweep)
@@ -581,8 +583,10 @@ def _probe(options: argparse.Namespace) -> int:
     from sweeps.probe import probe
 
     study = find(options.study)
+    _use_address(options)
     results, ledger = _open(study)
-    return probe(StudySweep(study, options.study, results, ledger, options.jobs or cores(), options.device))
+    jobs = _wanted_at_once(options, 1.0 if options.device == "cuda" else None)
+    return probe(StudySweep(study, options.study, results, ledger, jobs, options.device))
 
 
 def _publish(options: argparse.Namespace) -> int:

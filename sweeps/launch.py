@@ -37,7 +37,6 @@ from sweeps.cluster.packing import Place
 from sweeps.cluster.resources import Room
 from sweeps.cluster.worker import Report, demand, given_up, job, run_trial
 from sweeps.cost.estimate import measured
-from sweeps.hardware import hardware
 from sweeps.ledger import LEASE_SECONDS, Failure, LedgerRow, Measured, State
 from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, Growth, Sweep, joined
@@ -329,7 +328,7 @@ class LedgerSearcher(Searcher):
     def _settle(self, ours: str, report: Report, state: State, failure: Failure | None = None) -> None:
         """The ledger first: what it refuses, for the lease has lapsed, is another driver's to deliver."""
         records = self._records.pop(ours, [])
-        found = self._measured(ours, records) if state == "finished" else None
+        found = self._measured(ours, records, report.hardware) if state == "finished" else None
         held = self._sweep.ledger.settle(ours, self._launch.owner, state, report.cause, found, failure)
         if held:
             self._launch.courier.send(Delivery(self._sweep.trials[ours], state, report.records, report.cause))
@@ -338,10 +337,10 @@ class LedgerSearcher(Searcher):
             self._over.add(ours)
             self._launch.grow()
 
-    def _measured(self, ours: str, records: Sequence[EpochRecord]) -> Measured | None:
+    def _measured(self, ours: str, records: Sequence[EpochRecord], ran_on: str) -> Measured | None:
         stored = self._sweep.results.checkpoint(ours)
         size = stored.stat().st_size if stored.exists() else None
-        return measured(self._sweep.trials[ours], records, hardware(self._sweep.device), size)
+        return measured(self._sweep.trials[ours], records, ran_on, size)
 
     def _fail_lost_trials(self) -> None:
         for trial in self.tune_trials:

@@ -307,13 +307,14 @@ class Ledger:
                     found[row.trial_id] = Measured(*row[1:])
         return found
 
-    def measured_kinds(self, kinds: Sequence[str], hardware: str) -> list[Measured]:
-        """All that was measured of trials of these kinds on this hardware, whatever study they were of."""
+    def measured_kinds(self, kinds: Sequence[str], hardware: str | None) -> list[Measured]:
+        """All that was measured of trials of these kinds on this hardware, or on any, whatever study they were of."""
         found: list[Measured] = []
         with self._engine.connect() as connection:
             for some in _chunks(kinds):
-                here = _measured.c.kind.in_(some) & (_measured.c.hardware == hardware)
-                found.extend(Measured(*row[1:]) for row in connection.execute(sql.select(_measured).where(here)))
+                alike = sql.select(_measured).where(_measured.c.kind.in_(some))
+                there = alike if hardware is None else alike.where(_measured.c.hardware == hardware)
+                found.extend(Measured(*row[1:]) for row in connection.execute(there))
         return found
 
     def keep_gpu_memory(self, kind: str, hardware: str, memory: GpuMemory) -> None:

@@ -13,9 +13,9 @@ from search_spaces.study import Study
 from sweeps.cluster.packing import trials_that_share
 from sweeps.cost.estimate import SHARE_OF_PEAK, Estimate, Known, Source, kind, wall_seconds
 from sweeps.cost.own import Own, has_own, own_costs
-from sweeps.hardware import at_a_time, hardware, matmul_peak
+from sweeps.hardware import at_a_time, matmul_peak
 from sweeps.ledger import OVER, Ledger, LedgerRow, State
-from sweeps.sweep import joined
+from sweeps.sweep import joined, looked_up
 from sweeps.table import aligned, short_labels
 from trainer.config import TrialConfig
 from trainer.machine import Results
@@ -122,7 +122,7 @@ def make_plan(
     """
     to_train = [trial for trial in study.trials if rows[trial.trial_id].state not in OVER | {"leased"}]
     kinds = list(dict.fromkeys(map(kind, to_train)))
-    found = known.measured_kinds(kinds, hardware(device)) if known and kinds else []
+    found = known.measured_kinds(kinds, looked_up(device)) if known and kinds else []
     unmeasured = set(kinds) - {one.kind for one in found}
     peak = matmul_peak(device) if unmeasured else None
     own, reasons = _own(to_train, unmeasured, code_dir or Path.cwd())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,11 +15,18 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 from search_spaces.study import Study
-from sweeps.children import deaf_to_ctrl_c, worker_pool
+from sweeps.children import deaf_to_ctrl_c, sigterm_as_ctrl_c, worker_pool
 from sweeps.cost.eta import Work
-from sweeps.hardware import cores, gpus
 from sweeps.ledger import State
-from sweeps.probe_worker import Job, measure_trial
+from sweeps.probe_worker import (
+    LOST_WORKER_TRIES,
+    SHOW_EVERY_SECONDS,
+    Done,
+    Job,
+    Started,
+    lost_worker,
+    measure_trial,
+)
 from sweeps.progress import Progress
 from sweeps.sweep import INTERRUPTED, StudySweep, joined
 from sweeps.tracking.tracker import UNREACHABLE, Tracker, first_line, is_passing, open_tracker
@@ -29,9 +35,6 @@ from trainer.config import TrialConfig
 from trainer.machine import Machine, Results
 from trainer.measurement import Measurement, load_measurement
 from trainer.probe_config import Probe
-
-SHOW_EVERY_SECONDS = 0.5
-LOST_WORKER_TRIES = 3
 
 
 def probe(sweep: StudySweep) -> int:
@@ -61,8 +64,8 @@ def measure_probes(sweep: StudySweep, tracker: Tracker) -> int:
     work = {trial.trial_id: Work(0, 0.0, ("probes",)) for trial in finished}
     progress = Progress(study, work, states, workers, name=f"{name} (probes)")
     try:
-        with _sigterm_as_ctrl_c():
-            _work_off(jobs, workers, _Mail(sweep, tracker, progress.note), progress, states)
+        with sigterm_as_ctrl_c():
+            _work_off(jobs, _measurer(sweep, workers), _Mail(sweep, tracker, progress.note), progress, states)
     except KeyboardInterrupt:
         progress.note(f"Interrupted; what was measured is kept. To go on: make probe {sweep.named}")
         return INTERRUPTED
@@ -75,22 +78,15 @@ def measure_probes(sweep: StudySweep, tracker: Tracker) -> int:
 
 
 def _workers(sweep: StudySweep) -> int:
-    """On this machine, whatever Ray the trials were trained on."""
-    if _device(sweep) != "cpu":
-        return 1
-    return min(sweep.jobs, cores()) if joined() else sweep.jobs
-
-
-def _device(sweep: StudySweep) -> str:
-    """The head of a Ray, where drivers run, need not have a GPU."""
-    return "cpu" if joined() and not gpus() else sweep.device
+    """On GPUs of this machine one: what probes take of its memory is not known."""
+    return sweep.jobs if joined() or sweep.device == "cpu" else 1
 
 
 def _job(sweep: StudySweep, trial: TrialConfig) -> Job:
     """What is not measured yet of ``trial``, perhaps nothing."""
     done = {probe for probe, _ in _stored(sweep.study, trial, sweep.results)}
     missing = tuple(probe for probe in sweep.study.probes if probe not in done)
-    machine = Machine(data_dir=sweep.results.data, device=_device(sweep), threads=1, code_dir=sweep.code_dir)
+    machine = Machine(data_dir=sweep.results.data, device=sweep.device, threads=1, code_dir=sweep.code_dir)
     return Job(trial, missing, machine, sweep.results)
 
 
@@ -151,13 +147,28 @@ def _tags(probe: Probe, measurement: Measurement) -> dict[str, str]:
     return {f"probe.{kind}": json.dumps({"probe_id": probe.probe_id, **probe.params()})}
 
 
-def _work_off(jobs: Sequence[Job], workers: int, mail: _Mail, progress: Progress, states: dict[str, State]) -> None:
+Measurer = Callable[[Sequence[Job], Started], Generator[Done, None, object]]
+"""Does jobs, and yields each once it is done."""
+
+
+def _measurer(sweep: StudySweep, workers: int) -> Measurer:
+    """On the nodes of a Ray that was joined: its head, where drivers run, may have neither cores nor GPUs for it."""
+    if joined() is None:
+        return lambda jobs, started: _measured(jobs, workers, started)
+    from sweeps.cluster.probes import measured_on_nodes  # Ray: not even imported where all is measured
+
+    return lambda jobs, started: measured_on_nodes(jobs, sweep.results, workers, started)
+
+
+def _work_off(
+    jobs: Sequence[Job], measurer: Measurer, mail: _Mail, progress: Progress, states: dict[str, State]
+) -> None:
     """Do ``jobs`` and deliver them; ``states`` says of each trial how it stands."""
     for job in jobs:
         if not job.probes:
             mail.deliver(job.trial)
     due = [job for job in jobs if job.probes]
-    with contextlib.closing(_measured(due, workers, progress.started)) as measured:
+    with contextlib.closing(measurer(due, progress.started)) as measured:
         for job, problems in measured:
             trial_id = job.trial.trial_id
             states[trial_id] = "failed" if problems else "finished"
@@ -166,12 +177,6 @@ def _work_off(jobs: Sequence[Job], workers: int, mail: _Mail, progress: Progress
             progress.started(trial_id)  # a fast one may not have been seen at work
             progress.ended(trial_id, states[trial_id])
             mail.deliver(job.trial)
-
-
-Done = tuple[Job, list[str]]
-"""A job and what went wrong with it, a line each."""
-Started = Callable[[str], None]
-"""Is called with each trial that is running, again and again."""
 
 
 def _measured(jobs: Sequence[Job], workers: int, started: Started) -> Generator[Done, None, None]:
@@ -183,7 +188,7 @@ def _measured(jobs: Sequence[Job], workers: int, started: Started) -> Generator[
         losses.update(job.trial.trial_id for job in undone[:workers])
         left = [*undone, *left[len(batch) :]]
         while left and losses[left[0].trial.trial_id] == LOST_WORKER_TRIES:
-            yield left.pop(0), [f"its worker process was lost {LOST_WORKER_TRIES} times (out of memory?)"]
+            yield lost_worker(left.pop(0))
 
 
 def _in_one_pool(jobs: Sequence[Job], workers: int, started: Started) -> Generator[Done, None, list[Job]]:
@@ -200,13 +205,3 @@ def _in_one_pool(jobs: Sequence[Job], workers: int, started: Started) -> Generat
                 if not isinstance(error, BrokenProcessPool):
                     yield job, [f"{type(error).__name__}: {error}"] if error else future.result()
     return [job for future, job in futures.items() if isinstance(future.exception(), BrokenProcessPool)]
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """A scheduler's SIGTERM would otherwise end this process on the spot, and leave its workers to find out."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,16 +1,22 @@
-"""What runs in a worker process of ``python -m sweeps probe``. Writes measurements, never the ledger or MLflow.
+"""What measures probes, in a worker process or on a node of a Ray. Writes measurements, never the ledger or MLflow.
 
 Importing this module does not import torch, for the driver imports it as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Machine, Results
 from trainer.probe_config import Probe
+
+LOST_WORKER_TRIES = 3
+SHOW_EVERY_SECONDS = 0.5
+Started = Callable[[str], None]
+"""Is called with each trial that is running, again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,15 @@ class Job:
     probes: tuple[Probe, ...]
     machine: Machine
     results: Results
+
+
+Done = tuple[Job, list[str]]
+"""A job and what went wrong with it, a line each."""
+
+
+def lost_worker(job: Job) -> Done:
+    """The outcome of a job whose worker process was lost as often as is tried."""
+    return job, [f"its worker process was lost {LOST_WORKER_TRIES} times (out of memory?)"]
 
 
 def measure_trial(job: Job) -> list[str]:

@@ -8,13 +8,12 @@ from collections.abc import Iterable
 
 from sweeps.cost.estimate import Known, kind
 from sweeps.cost.eta import expected_work
-from sweeps.hardware import hardware
 from sweeps.ledger import OVER, State
 from sweeps.probe import measure_probes
 from sweeps.progress import Progress
 from sweeps.search.cost import expected_of_one, searches
 from sweeps.search.searching import SearchSweep
-from sweeps.sweep import INTERRUPTED, StudySweep, Sweep
+from sweeps.sweep import INTERRUPTED, StudySweep, Sweep, looked_up
 from sweeps.tracking.delivery import Courier, deliver_missing, lost
 from sweeps.tracking.tracker import UNREACHABLE, Tracker, first_line, open_tracker
 from sweeps.view import duration
@@ -83,7 +82,7 @@ def _states(sweep: Sweep) -> dict[str, State]:
 
 def _known(sweep: Sweep, trials: Iterable[TrialConfig], peak: float | None) -> Known:
     kinds = list(dict.fromkeys(map(kind, trials)))
-    return Known(sweep.ledger.measured_kinds(kinds, hardware(sweep.device)), peak)
+    return Known(sweep.ledger.measured_kinds(kinds, looked_up(sweep.device)), peak)
 
 
 def _bring_up_to_date(sweep: Sweep, tracker: Tracker) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from search_spaces.study import Study
 from sweeps.cost.eta import Work
 from sweeps.filters import ALL, Selection
+from sweeps.hardware import hardware
 from sweeps.ledger import Ledger, LedgerRow
 from sweeps.tracking.outline import Outline
 from trainer.config import TrialConfig
@@ -30,6 +31,11 @@ def joined() -> str | None:
     """The address of the Ray to join; None for one of our own."""
     address = os.environ.get(ADDRESS_VARIABLE, "")
     return None if address in ("", "local") else address
+
+
+def looked_up(device: str) -> str | None:
+    """The hardware whose measured times say what a run will take: this machine's; any, where a Ray's nodes train."""
+    return None if joined() else hardware(device)
 
 
 def code_folder(reference: str) -> Path:

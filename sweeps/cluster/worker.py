@@ -23,6 +23,7 @@ from ray import tune
 from sweeps.cluster.job_code import at_hand, portable
 from sweeps.cluster.node import GPU_KIND
 from sweeps.cluster.packing import Place, trials_per_gpu
+from sweeps.hardware import hardware
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Machine
@@ -41,6 +42,7 @@ class Report:
     outcome: ``finished``, ``diverged``, ``failed``, ``out_of_memory`` or ``stopped``; None while the trial goes on.
     memory: of its GPU that it took, where that was to be measured. note: something that the user should know.
     misplaced: Ray's id of the node, where that does not see the driver's folder: nothing was trained there.
+    hardware: what the trial ran on, in the last one.
     """
 
     records: tuple[EpochRecord, ...]
@@ -49,6 +51,7 @@ class Report:
     memory: GpuMemory | None = None
     note: str | None = None
     misplaced: str | None = None
+    hardware: str = ""
 
     def encode(self) -> dict[str, Any]:
         """As a Tune result: one string, which Tune neither flattens nor looks into."""
@@ -60,7 +63,7 @@ class Report:
         plain = json.loads(result["report"])
         records = tuple(EpochRecord(**record) for record in plain["records"])
         memory = GpuMemory(**plain["memory"]) if plain["memory"] else None
-        return cls(records, plain["outcome"], plain["cause"], memory, plain["note"], plain["misplaced"])
+        return cls(**plain | {"records": records, "memory": memory})
 
 
 def job(
@@ -137,7 +140,8 @@ def run_trial(config: dict[str, Any]) -> None:
         if _breaks_the_process(error):
             raise
         outcome, cause = "failed", traceback.format_exc()
-    tune.report(Report(tuple(pending), outcome, cause, scout.memory if scout else None).encode())
+    memory, ran_on = scout.memory if scout else None, hardware(config["device"])
+    tune.report(Report(tuple(pending), outcome, cause, memory, hardware=ran_on).encode())
 
 
 def _train(config: dict[str, Any], pending: list[EpochRecord], scout: _Scout) -> tuple[str, str | None]:

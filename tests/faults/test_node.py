@@ -42,12 +42,12 @@ EPOCHS = 10
 
 
 class Nodes:
-    """A Ray of one node, to which others can be added. Their processes are in ``group``."""
+    """A Ray of one node, with so many cores, to which others can be added. Their processes are in ``group``."""
 
-    def __init__(self, group: int, folder: Path) -> None:
+    def __init__(self, group: int, folder: Path, cpus: int = 1) -> None:
         self._group = group
         self._cluster = ray.cluster_utils.Cluster(shutdown_at_exit=False)
-        self._head = self.add(include_dashboard=False, temp_dir=str(folder))
+        self._head = self.add(cpus, include_dashboard=False, temp_dir=str(folder))
         self.address = str(self._cluster.address)
 
     def add(self, num_cpus: int = 1, **settings: Any) -> psutil.Process:

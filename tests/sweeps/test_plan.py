@@ -29,7 +29,7 @@ from sweeps.hardware import hardware
 from sweeps.ledger import Ledger, LedgerRow, Measured, State
 from sweeps.plan import Plan, about, make_plan, size
 from sweeps.run import run
-from sweeps.sweep import StudySweep
+from sweeps.sweep import ADDRESS_VARIABLE, StudySweep
 from sweeps.table import short_labels
 from tests.sweeps.conftest import FIRST_TIMESTAMP, Desk, make_records, make_study, make_trial
 from trainer.config import Amp, Cifar10, Erm, PreActResNet18, TrialConfig
@@ -534,6 +534,17 @@ def test_the_outcome_of_a_lost_lease_leaves_no_measurement(ledger: Ledger, lapse
     assert ledger.measured([trial.trial_id, "unknown"]) == ({} if lapse else {trial.trial_id: of(trial)})
 
 
+def test_times_of_whatever_hardware_are_used_where_a_rays_nodes_train(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erm, *left = STUDY.trials
+    settle(ledger, erm, "finished", replace(of(erm, 2.0), hardware="a node"))
+    rows = ledger.rows([trial.trial_id for trial in STUDY.trials])
+    assert make_plan(STUDY, rows, ledger, 2, "cpu").estimates[left[1].trial_id].source == "FLOPs"
+    monkeypatch.setenv(ADDRESS_VARIABLE, "auto")
+    assert make_plan(STUDY, rows, ledger, 2, "cpu").estimates[left[1].trial_id] == Estimate(6.0, "measured", 1000)
+
+
 def test_training_again_measures_again(ledger: Ledger) -> None:
     trial = STUDY.trials[0]
     settle(ledger, trial, "pending", of(trial, 1.0))
@@ -542,6 +553,8 @@ def test_training_again_measures_again(ledger: Ledger) -> None:
     assert ledger.measured_kinds([kind(trial)], hardware("cpu")) == [of(trial, 5.0)]
     assert ledger.measured_kinds([kind(trial)], "another machine") == []
     assert ledger.measured_kinds(["another kind"], hardware("cpu")) == []
+    assert ledger.measured_kinds([kind(trial)], None) == [of(trial, 5.0)]
+    assert ledger.measured_kinds(["another kind"], None) == []
 
 
 def test_a_finished_trial_is_measured_by_its_driver(ledger: Ledger, results: Results, tmp_path: Path) -> None:
@@ -576,7 +589,7 @@ def test_a_finished_trial_is_measured_by_its_driver(ledger: Ledger, results: Res
             EpochRecord(1, FIRST_TIMESTAMP, {"epoch_seconds": one, "test/nll": one / 10, "test/error": 0.2})
             for one in seconds
         ]
-        return Report(tuple(records), outcome).encode()
+        return Report(tuple(records), outcome, hardware="of the node").encode()
 
     assert json.loads(searcher.suggest("a")["params"]) == trial.params()  # type: ignore[index]
     searcher.on_trial_result("a", report(9.0, 9.0, 9.0))
@@ -585,7 +598,7 @@ def test_a_finished_trial_is_measured_by_its_driver(ledger: Ledger, results: Res
     searcher.suggest("b")
     searcher.on_trial_result("b", report(1.0, 2.0))
     searcher.on_trial_result("b", report(3.0, outcome="finished"))
-    expected = Measured(kind(trial), hardware("cpu"), 1, 2.0, 321, 0.2, 0.3)
+    expected = Measured(kind(trial), "of the node", 1, 2.0, 321, 0.2, 0.3)
     assert ledger.measured([trial.trial_id]) == {trial.trial_id: expected}
     searcher.suggest("c")
     searcher.on_trial_result("c", report(1.0, outcome="diverged"))
