@@ -16,9 +16,14 @@ FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
 NAMED_FILE = [ -n '$(FILE)' ] || { echo "error: FILE=PATH: name the file" >&2; exit 2; }
 
+# Ray lets every user of the machine into its folder, and change the code of jobs there; nobody else comes through ours.
+RAY_FOLDER = /tmp/amp-ray-$$(id -u)
+PRIVATE = { mkdir -p -m 700 "$(RAY_FOLDER)" && [ -O "$(RAY_FOLDER)" ] && [ ! -L "$(RAY_FOLDER)" ] && \
+  chmod 700 "$(RAY_FOLDER)"; } || { echo "error: $(RAY_FOLDER): is not this user's own folder: RAY_FOLDER=PATH names another" >&2; exit 2; }
 # Jobs are started by the name python; results by a path that does not hang on the folder they are started in.
 RAY = SWEEPS_RESULTS='$(abspath $(RESULTS))' RAY_AUTH_MODE=token PATH='$(CURDIR)/.venv/bin':"$$PATH" \
-  .venv/bin/ray start --block --disable-usage-stats --object-store-memory=100000000 $(if $(IP),--node-ip-address='$(IP)')
+  .venv/bin/ray start --block --disable-usage-stats --object-store-memory=100000000 \
+  --temp-dir="$(RAY_FOLDER)/ray" $(if $(IP),--node-ip-address='$(IP)')
 
 # Containers run as whoever may read the secrets, and never as root.
 OWNER = SWEEPS_UID=$$(id -u | sed 's/^0$$/1000/')
@@ -158,12 +163,14 @@ token: .venv/installed ## make the token by which the machines of a Ray cluster 
 
 ray-head: .venv/installed-cluster ## start Ray's head here, until Ctrl-C: drivers of jobs run on it, with CPUS=N so many trials too
 	@$(RUN) -m sweeps token > /dev/null
+	@$(PRIVATE)
 	@$(RAY) --head --dashboard-host=127.0.0.1 --num-cpus=$(or $(CPUS),0) $(if $(CPUS),,--num-gpus=0)
 
 ray-worker: .venv/installed-cluster ## let this machine train for the head at HEAD, until Ctrl-C; it needs the head's token
 	@[ -n '$(HEAD)' ] || { echo "error: HEAD=HOST:6379: name the machine of make ray-head" >&2; exit 2; }
 	@[ -n "$$RAY_AUTH_TOKEN" ] || [ -s "$${RAY_AUTH_TOKEN_PATH:-$$HOME/.ray/auth_token}" ] || { \
 	  echo "error: no token here: copy the head's, as make token says there" >&2; exit 2; }
+	@$(PRIVATE)
 	@$(RAY) --address='$(HEAD)' $(if $(CPUS),--num-cpus=$(CPUS))
 
 cluster-up: ## start Ray with WORKERS workers, MLflow and PostgreSQL in containers on this machine; TORCH=cuda, with its GPUs

@@ -669,5 +669,5 @@ def _token(_options: argparse.Namespace) -> int:
     return 0
 
 
-LISTENING = frozenset({_run, _search, _final, _submit, _server, _ui, _dashboard})
-"""Commands that start Ray or open a socket, for which no library may be one that is known to be unsafe."""
+LISTENING = frozenset({_run, _search, _final, _submit, _server, _ui, _dashboard, _token})
+"""Commands that start Ray or open a socket, or come before that: no library may be one that is known to be unsafe."""

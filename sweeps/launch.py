@@ -103,6 +103,14 @@ class Stop:
 
     def _leave(self) -> None:
         """Where the signal took Ray down as well Tune waits for ever: give everything back and go without it."""
+        giving_back = threading.Thread(target=self._give_back, daemon=True)
+        giving_back.start()
+        giving_back.join(GRACE_SECONDS)  # a ledger that does not answer takes its leases back by itself
+        self.launch.progress.note(self.launch.sweep.how_to_go_on)
+        self.launch.progress.close()
+        os._exit(INTERRUPTED)
+
+    def _give_back(self) -> None:
         launch, sweep = self.launch, self.launch.sweep
         rows = sweep.rows()
         sweep.ledger.release(launch.owner)
@@ -110,9 +118,6 @@ class Stop:
             if row.state == "leased" and row.owner == launch.owner:
                 launch.courier.send(Delivery(sweep.trials[trial_id], "pending"))
         launch.courier.close(GRACE_SECONDS / 2)
-        launch.progress.note(sweep.how_to_go_on)
-        launch.progress.close()
-        os._exit(INTERRUPTED)
 
 
 def run_to_the_end(launch: Launch) -> bool:
@@ -250,8 +255,13 @@ class LedgerSearcher(Searcher):
         return self._sweep.ledger.lease(self._fitting(), self._launch.owner, self._sweep.name, self._second_pass)
 
     def _fitting(self) -> list[str]:
-        """What is left of the trials, in order, but for those that would have to wait for room."""
-        left = (trial_id for trial_id in self._sweep.wanted() if trial_id not in self._over)
+        """What is left of the trials, in order, but for those that would have to wait for room.
+
+        And but for those that run here: where their leases have lapsed, as when the machine slept, they would be
+        leased once more and have two trainers.
+        """
+        taken = self._over.union(self._live.values())
+        left = (trial_id for trial_id in self._sweep.wanted() if trial_id not in taken)
         return self._room.fitting(left, self._held())
 
     def _held(self) -> list[Place]:
@@ -363,8 +373,6 @@ def _stoppable_ray(launch: Launch) -> Iterator[Stop]:
         previous = {number: signal.signal(number, stop) for number in signals}
         try:
             with ray_for(launch.sweep.jobs, folder):
-                for number in signals:
-                    signal.signal(number, stop)  # again: Ray has put a handler of its own in place of one of them
                 if joined():
                     require_fit(alive(), stop.file.parent)
                 yield stop

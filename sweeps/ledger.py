@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateTable
 
@@ -34,6 +34,8 @@ Failure = Literal["out_of_memory", "lost_worker", "bug"]
 
 LEASE_SECONDS = 15.0
 """Longer than Ray's workers outlive a killed driver (3 to 6 s), so that a lapsed lease has no trainer any more."""
+PATIENCE_SECONDS = 60.0
+"""With a PostgreSQL that was there and is not: as long as it takes to be started anew."""
 
 SCHEMA_VERSION = 1
 CREATION_LOCK = 20210625  # any number that nobody else locks
@@ -157,7 +159,7 @@ class Ledger:
         self._where = hide_passwords(url)
         with self._errors_in_one_line():
             waiting = {"timeout": 30.0} if url.startswith("sqlite") else {}
-            self._engine = sql.create_engine(url, connect_args=waiting)
+            self._engine = sql.create_engine(url, connect_args=waiting, pool_pre_ping=True)
             try:
                 self._create()
             except BaseException:
@@ -192,13 +194,30 @@ class Ledger:
         """Give the connections back."""
         self._engine.dispose()
 
+    def _connected(self) -> sql.Connection:
+        """A connection. A server that is being started anew is waited for: hours of training hang on it."""
+        end = time.monotonic() + (PATIENCE_SECONDS if self._engine.dialect.name == "postgresql" else 0.0)
+        while True:
+            try:
+                return self._engine.connect()
+            except OperationalError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[sql.Connection]:
+        """A transaction, which is in the database once this is left without an error."""
+        with self._connected() as connection, connection.begin():
+            yield connection
+
     def declare(self, study: str, trials: Iterable[TrialConfig]) -> None:
         """Enter the trials that nobody declared before, as pending; those that exist stay as they are."""
         rows = [
             {"trial_id": trial.trial_id, "params": canonical_json(trial.params()), "study": study, "state": "pending"}
             for trial in trials
         ]
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             connection.execute(self._insert(_trials).on_conflict_do_nothing(), rows)
 
     def admit(self, known: Iterable[tuple[LedgerRow, Measured | None]]) -> set[str]:
@@ -207,7 +226,7 @@ class Ledger:
         An outcome that stands here stays, and what somebody has leased is left alone; else an outcome beats a failure,
         and this beats what was not tried.
         """
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             return {row.trial_id for row, measured in known if self._admit(connection, row, measured)}
 
     def _admit(self, connection: sql.Connection, row: LedgerRow, measured: Measured | None) -> bool:
@@ -227,7 +246,7 @@ class Ledger:
 
     def retry_failed(self, trial_ids: Sequence[str]) -> None:
         """Make failed trials pending again. Those that diverged stay: they would diverge again."""
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             for ids in _chunks(trial_ids):
                 failed = _trials.c.trial_id.in_(ids) & (_trials.c.state == "failed")
                 those = sql.select(_trials.c.trial_id).where(failed)
@@ -242,7 +261,7 @@ class Ledger:
         for trial_id in self._available(trial_ids, second_pass):
             available = _is_available() & _is_for(second_pass)
             taken = sql.update(_trials).where(_trials.c.trial_id == trial_id, available)
-            with self._engine.begin() as connection:
+            with self._begun() as connection:
                 lease = {"state": "leased", "owner": owner, "lease_until": _Now() + LEASE_SECONDS}
                 if connection.execute(taken.values(lease | {"study": study, "cause": None})).rowcount == 1:
                     return self._row(connection, trial_id)
@@ -250,7 +269,7 @@ class Ledger:
 
     def _available(self, trial_ids: Sequence[str], second_pass: bool) -> list[str]:
         available: set[str] = set()
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             for ids in _chunks(trial_ids):
                 here = _trials.c.trial_id.in_(ids) & _is_for(second_pass)
                 query = sql.select(_trials.c.trial_id).where(here, _is_available())
@@ -259,13 +278,13 @@ class Ledger:
 
     def renew(self, owner: str) -> None:
         """The heartbeat: prolong the leases of ``owner`` that have not lapsed."""
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             mine = sql.update(_trials).where(_is_held_by(owner))
             connection.execute(mine.values(lease_until=_Now() + LEASE_SECONDS))
 
     def holds(self, trial_id: str, owner: str) -> bool:
         """Whether ``owner`` has a lease on the trial that has not lapsed."""
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             query = sql.select(_trials.c.trial_id).where(_trials.c.trial_id == trial_id, _is_held_by(owner))
             return connection.scalar(query) is not None
 
@@ -282,7 +301,7 @@ class Ledger:
 
         measured, failure: kept with the outcome.
         """
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             mine = sql.update(_trials).where(_trials.c.trial_id == trial_id, _is_held_by(owner))
             outcome = {"state": state, "cause": cause, "owner": None, "lease_until": None}
             held = connection.execute(mine.values(outcome)).rowcount == 1
@@ -301,7 +320,7 @@ class Ledger:
     def measured(self, trial_ids: Sequence[str]) -> dict[str, Measured]:
         """What was measured of the trials, by id."""
         found: dict[str, Measured] = {}
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             for ids in _chunks(trial_ids):
                 for row in connection.execute(sql.select(_measured).where(_measured.c.trial_id.in_(ids))):
                     found[row.trial_id] = Measured(*row[1:])
@@ -310,7 +329,7 @@ class Ledger:
     def measured_kinds(self, kinds: Sequence[str], hardware: str | None) -> list[Measured]:
         """All that was measured of trials of these kinds on this hardware, or on any, whatever study they were of."""
         found: list[Measured] = []
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             for some in _chunks(kinds):
                 alike = sql.select(_measured).where(_measured.c.kind.in_(some))
                 there = alike if hardware is None else alike.where(_measured.c.hardware == hardware)
@@ -320,13 +339,13 @@ class Ledger:
     def keep_gpu_memory(self, kind: str, hardware: str, memory: GpuMemory) -> None:
         """What a trial of this kind took on this hardware; the last one measured stands."""
         insert = self._insert(_gpu_memory).values(kind=kind, hardware=hardware, **asdict(memory))
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             connection.execute(insert.on_conflict_do_update(index_elements=["kind", "hardware"], set_=asdict(memory)))
 
     def gpu_memory(self, kinds: Sequence[str], hardware: str) -> dict[str, GpuMemory]:
         """What trials of these kinds took on this hardware, by kind; without those that were not measured there."""
         found: dict[str, GpuMemory] = {}
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             for some in _chunks(kinds):
                 here = _gpu_memory.c.kind.in_(some) & (_gpu_memory.c.hardware == hardware)
                 for row in connection.execute(sql.select(_gpu_memory).where(here)):
@@ -341,7 +360,7 @@ class Ledger:
         try:
             yield
         finally:
-            with self._engine.begin() as connection:
+            with self._begun() as connection:
                 mine = (_locks.c.name == name) & (_locks.c.owner == owner)
                 connection.execute(sql.delete(_locks).where(mine))
 
@@ -349,20 +368,20 @@ class Ledger:
         held = {"owner": owner, "until": _Now() + LEASE_SECONDS}
         insert = self._insert(_locks).values(name=name, **held)
         lapsed = _locks.c.until < _Now()
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             taking = insert.on_conflict_do_update(index_elements=["name"], set_=held, where=lapsed)
             return connection.scalar(taking.returning(_locks.c.name)) is not None  # psycopg counts no rows of an insert
 
     def release(self, owner: str) -> None:
         """Give back whatever ``owner`` still holds."""
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             mine = sql.update(_trials).where(_trials.c.state == "leased", _trials.c.owner == owner)
             connection.execute(mine.values(state="pending", owner=None, lease_until=None))
 
     def rows(self, trial_ids: Sequence[str]) -> dict[str, LedgerRow]:
         """The trials that the ledger has of ``trial_ids``, by id. A lapsed lease shows as pending."""
         found: dict[str, LedgerRow] = {}
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             for ids in _chunks(trial_ids):
                 for row in connection.execute(_select_rows().where(_trials.c.trial_id.in_(ids))):
                     found[row.trial_id] = LedgerRow(*row)
@@ -372,7 +391,7 @@ class Ledger:
         """The trial of this id. Raises ConfigError, one line with the nearest ids, when there is none."""
         row = self.rows([trial_id]).get(trial_id)
         if row is None:
-            with self._engine.connect() as connection:
+            with self._connected() as connection:
                 known = list(connection.scalars(sql.select(_trials.c.trial_id)))
             nearest = sorted(difflib.get_close_matches(trial_id, known, n=3, cutoff=0.4))
             raise ConfigError(f"no trial {trial_id!r} in the ledger. Nearest: {', '.join(nearest) or 'none'}")
@@ -381,7 +400,7 @@ class Ledger:
     def studies(self) -> dict[str, list[LedgerRow]]:
         """All trials, by the study that trains them, or declared them first."""
         found: dict[str, list[LedgerRow]] = {}
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             for row in connection.execute(_select_rows().order_by(_trials.c.study, _trials.c.trial_id)):
                 found.setdefault(row.study, []).append(LedgerRow(*row))
         return found
@@ -392,7 +411,7 @@ class Ledger:
         Once the lease lapses the trial is one to be trained again.
         """
         lapsed_or_none = (_trials.c.state != "leased") | (_trials.c.lease_until < _Now())
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             free = sql.update(_trials).where(_trials.c.trial_id == trial_id, lapsed_or_none)
             lease = {"state": "leased", "owner": owner, "lease_until": _Now() + LEASE_SECONDS, "cause": None}
             taken = connection.execute(free.values(lease)).rowcount == 1
@@ -402,7 +421,7 @@ class Ledger:
 
     def forget(self, trial_id: str, owner: str) -> bool:
         """Remove all that is known of a trial on which ``owner`` has a lease; False, and no change, when it lapsed."""
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             mine = sql.delete(_trials).where(_trials.c.trial_id == trial_id, _is_held_by(owner))
             held = connection.execute(mine).rowcount == 1
             if held:
@@ -414,14 +433,14 @@ class Ledger:
     def shown_by(self) -> dict[str, set[str]]:
         """The keys of each study's MLflow runs, among them the trials that another study has trained."""
         found: dict[str, set[str]] = {}
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             for row in connection.execute(sql.select(_runs.c.study, _runs.c.key)):
                 found.setdefault(row.study, set()).add(row.key)
         return found
 
     def runs_of(self, key: str) -> list[str]:
         """Ids of the MLflow runs of a trial or cell, in whatever study."""
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             return list(connection.scalars(sql.select(_runs.c.run_id).where(_runs.c.key == key)))
 
     def _row(self, connection: sql.Connection, trial_id: str) -> LedgerRow:
@@ -429,7 +448,7 @@ class Ledger:
 
     def run_ids(self, study: str) -> dict[str, str]:
         """MLflow run ids of the study's summary, cells and trials, by key."""
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             query = sql.select(_runs.c.key, _runs.c.run_id).where(_runs.c.study == study)
             return {row.key: row.run_id for row in connection.execute(query)}
 
@@ -439,7 +458,7 @@ class Ledger:
         instead_of: a recorded id that the tracking store does not know (another store, a deleted run).
         """
         here = (_runs.c.study == study) & (_runs.c.key == key)
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             if instead_of is not None:
                 stale = sql.update(_runs).where(here, _runs.c.run_id == instead_of)
                 connection.execute(stale.values(run_id=run_id))

@@ -65,7 +65,8 @@ def measure_probes(sweep: StudySweep, tracker: Tracker) -> int:
     progress = Progress(study, work, states, workers, name=f"{name} (probes)")
     try:
         with sigterm_as_ctrl_c():
-            _work_off(jobs, _measurer(sweep, workers), _Mail(sweep, tracker, progress.note), progress, states)
+            measurer = _measurer(sweep, workers, progress.note)
+            _work_off(jobs, measurer, _Mail(sweep, tracker, progress.note), progress, states)
     except KeyboardInterrupt:
         progress.note(f"Interrupted; what was measured is kept. To go on: make probe {sweep.named}")
         return INTERRUPTED
@@ -151,13 +152,13 @@ Measurer = Callable[[Sequence[Job], Started], Generator[Done, None, object]]
 """Does jobs, and yields each once it is done."""
 
 
-def _measurer(sweep: StudySweep, workers: int) -> Measurer:
+def _measurer(sweep: StudySweep, workers: int, say: Callable[[str], None]) -> Measurer:
     """On the nodes of a Ray that was joined: its head, where drivers run, may have neither cores nor GPUs for it."""
     if joined() is None:
         return lambda jobs, started: _measured(jobs, workers, started)
     from sweeps.cluster.probes import measured_on_nodes  # Ray: not even imported where all is measured
 
-    return lambda jobs, started: measured_on_nodes(jobs, sweep.results, workers, started)
+    return lambda jobs, started: measured_on_nodes(jobs, sweep.results, workers, started, say)
 
 
 def _work_off(

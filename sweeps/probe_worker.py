@@ -33,9 +33,9 @@ Done = tuple[Job, list[str]]
 """A job and what went wrong with it, a line each."""
 
 
-def lost_worker(job: Job) -> Done:
-    """The outcome of a job whose worker process was lost as often as is tried."""
-    return job, [f"its worker process was lost {LOST_WORKER_TRIES} times (out of memory?)"]
+def lost_worker(job: Job, cause: str = "out of memory?") -> Done:
+    """The outcome of a job whose worker process was lost as often as is tried. cause: as far as it is known."""
+    return job, [f"its worker process was lost {LOST_WORKER_TRIES} times ({cause})"]
 
 
 def measure_trial(job: Job) -> list[str]:

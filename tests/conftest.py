@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 
-for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        # What is ignored stays so in all that tests start, and could not be ended by it; what is handled does not.
-        signal.signal(number, lambda *_: None)
+# What is ignored stays so in all that tests start, and could not be ended by it; what is handled does not.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

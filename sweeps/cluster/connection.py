@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -97,7 +98,7 @@ def room_of_theirs(device: str, gpus_per_trial: float | None) -> int:
 def _our_own(folder: Path, jobs: int) -> Iterator[None]:
     """Behind a token, and in a process group that ends with us."""
     with group_that_ends_with_us(folder) as group, _shut_down_in_the_end():
-        with children_join(group), _environment_of_children():
+        with children_join(group), _environment_of_children(), _signals_kept():
             ray.init(
                 address="local",
                 num_cpus=jobs,
@@ -135,12 +136,13 @@ def _theirs(address: str) -> Iterator[None]:
         settings["PYTHONPATH"] = str(CODE)
     with _shut_down_in_the_end():
         try:
-            ray.init(
-                address=address,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                runtime_env={"env_vars": settings},
-            )
+            with _signals_kept():
+                ray.init(
+                    address=address,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    runtime_env={"env_vars": settings},
+                )
         except Exception as error:  # Ray raises whatever its parts raise: no such Ray, a wrong token, other versions
             cause = " ".join(str(error).split())
             token = "; is RAY_AUTH_TOKEN its token?" if isinstance(error, ConnectionError) else ""
@@ -160,6 +162,17 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ConfigError(f"{ADDRESS_VARIABLE} = {address}: nothing answers there ({error}): is Ray up?") from error
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray puts a handler of its own in place, by which a driver would end without its last words."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -70,29 +70,35 @@ def _code_digest() -> str:
 
 
 def require_fit(nodes: Sequence[Node], folder: Path) -> None:
-    """Raise ConfigError, one line, for nodes on which trials would not be those of this driver.
+    """Raise ConfigError, one line, for nodes that are ``unfit``."""
+    if found := unfit(nodes, folder):
+        raise ConfigError(clauses(found))
+
+
+def unfit(nodes: Sequence[Node], folder: Path) -> dict[Node, list[str]]:
+    """Nodes on which trials would not be those of this driver, with what is wrong; the dead ones are left out.
 
     folder: the driver's own in its results, of a name that is no other's. Nothing is asked where all CPUs are on the
     driver's node.
     """
     asked = [node for node in nodes if node.cpus]
     if all(node.id == ray.get_runtime_context().get_node_id() for node in asked):
-        return
-    unfit = list(_unfit(asked, folder))
-    if unfit:
-        raise ConfigError("; ".join(unfit))
-
-
-def _unfit(nodes: Sequence[Node], folder: Path) -> Iterator[str]:
-    """One clause for each thing that is wrong, with the nodes of which it is; the dead ones are left out."""
-    found = list(_faults(nodes, folder))
+        return {}
+    found: dict[Node, list[str]] = {}
+    for node, fault in _faults(asked, folder):
+        found.setdefault(node, []).append(fault)
     left = {node.id for node in alive()} if found else set()
+    return {node: faults for node, faults in found.items() if node.id in left}
+
+
+def clauses(found: Mapping[Node, Sequence[str]]) -> str:
+    """One clause for each thing that is wrong, with the nodes of which it is."""
     named: dict[str, list[str]] = {}
-    for node, fault in found:
-        if node.id in left:
+    for node, faults in found.items():
+        for fault in faults:
             named.setdefault(fault, []).append(node.name)
-    for fault, names in named.items():
-        yield f"{'node' if len(names) == 1 else 'nodes'} {', '.join(names)}: {fault}"
+    told = (f"node{'s' * (len(names) > 1)} {', '.join(names)}: {fault}" for fault, names in named.items())
+    return "; ".join(told)
 
 
 def _faults(nodes: Sequence[Node], folder: Path) -> Iterator[tuple[Node, str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter, deque
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,107 +16,124 @@ from sweeps.cluster.connection import ray_for, shared_folder  # first: Ray finds
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from sweeps.children import sigterm_as_ctrl_c
-from sweeps.cluster.job_code import at_hand, portable
+from sweeps.cluster.job_code import portable
 from sweeps.cluster.node import Node, trials_at_once
-from sweeps.cluster.nodes import alive, require_fit
-from sweeps.probe_worker import (
-    LOST_WORKER_TRIES,
-    SHOW_EVERY_SECONDS,
-    Done,
-    Job,
-    Started,
-    lost_worker,
-    measure_trial,
-)
+from sweeps.cluster.nodes import alive, clauses, unfit
+from sweeps.cluster.worker import measure_probes
+from sweeps.probe_worker import LOST_WORKER_TRIES, SHOW_EVERY_SECONDS, Done, Job, Started, lost_worker
 from sweeps.sweep import ADDRESS_VARIABLE
 from trainer.declaration import ConfigError
 from trainer.machine import Results
 
+LOOK_EVERY_SECONDS = 5.0
+"""At the nodes that there are."""
+Answer = ray.ObjectRef[list[str]]
+
 
 def measured_on_nodes(
-    jobs: Sequence[Job], results: Results, most: int, started: Started
+    jobs: Sequence[Job], results: Results, most: int, started: Started, say: Callable[[str], None]
 ) -> Generator[Done, None, None]:
     """Each job once it is done, at most so many at a time; those of a lost node or worker are tried again.
 
-    Raises ConfigError where no node is fit for it, or none of those that were is left.
+    Nodes that are not fit for it are told, through ``say``, and left out. Raises ConfigError where there is no other.
     """
     if not jobs:
         return
-    device = jobs[0].machine.device
-    # SIGTERM once more, for Ray has put a handler of its own in place.
-    with ray_for(1, Path()), shared_folder(results) as folder, sigterm_as_ctrl_c():
-        nodes = [node for node in alive() if trials_at_once([node], device, per_gpu=1)]
-        if not nodes:
-            raise ConfigError(f"{ADDRESS_VARIABLE}: that Ray has no {_wanted(device)}: nothing can be measured on it")
-        require_fit(nodes, folder)
-        most = min(most, trials_at_once(nodes, device, per_gpu=1))
-        yield from _FitNodes(nodes, most, device).measured(jobs, started)
+    with ray_for(1, Path()), shared_folder(results) as folder:
+        yield from _Nodes(folder, jobs[0].machine.device, most, say).measured(jobs, started)
 
 
-def _wanted(device: str) -> str:
-    return "CPU" if device == "cpu" else "GPU with a CPU beside it"
+@dataclass(slots=True)
+class _Nodes:
+    """Those that were asked, of which some are fit; what comes later is asked as well, what goes is not waited for.
 
+    folder: this driver's, which fit nodes see. most: jobs at a time, however many nodes there are.
+    """
 
-@dataclass(frozen=True, slots=True)
-class _FitNodes:
-    """Nodes that were asked and are fit: of one that comes later nobody knows whether it sees the results."""
-
-    nodes: Sequence[Node]
-    most: int
+    folder: Path
     device: str
+    most: int
+    say: Callable[[str], None]
+    _asked: set[str] = field(default_factory=set)
+    _fit: list[Node] = field(default_factory=list)
+    _waiting: dict[Answer, tuple[Job, frozenset[str]]] = field(default_factory=dict)
+    """Jobs that were sent, with the nodes on any of which they may be done."""
+    _looked: float = -math.inf
 
     def measured(self, jobs: Sequence[Job], started: Started) -> Generator[Done, None, None]:
-        left, waiting, losses = deque(jobs), dict[ray.ObjectRef[list[str]], Job](), Counter[str]()
+        left, waiting, losses = deque(jobs), self._waiting, Counter[str]()
         while left or waiting:
-            while left and len(waiting) < self.most:
+            self._follow()
+            left.extend(self._stranded())
+            while left and len(waiting) < min(self.most, trials_at_once(self._fit, self.device, per_gpu=1)):
                 job = left.popleft()
-                waiting[self._sent(job)] = job
-            for job in waiting.values():
+                waiting[self._sent(job)] = job, frozenset(self._ids)
+            for job, _ in waiting.values():
                 started(job.trial.trial_id)
-            done, _ = ray.wait(list(waiting), timeout=SHOW_EVERY_SECONDS)
-            for answer in done:
-                job = waiting.pop(answer)
-                if (problems := _problems(answer)) is not None:
-                    yield job, problems
+            for answer in ray.wait(list(waiting), timeout=SHOW_EVERY_SECONDS)[0]:
+                (job, _), outcome = waiting.pop(answer), _outcome(answer)
+                if not isinstance(outcome, RayError):
+                    yield job, outcome
                     continue
                 losses[job.trial.trial_id] += 1
                 if losses[job.trial.trial_id] < LOST_WORKER_TRIES:
                     left.append(job)
                 else:
-                    yield lost_worker(job)
-            if not done:
-                self._require_some()
+                    yield lost_worker(job, _line(outcome).partition(". ")[0])
 
-    def _sent(self, job: Job) -> ray.ObjectRef[list[str]]:
-        """Ray's own retries are off: after a lack of memory it would try for ever."""
-        task: Any = ray.remote(measure_here)
+    @property
+    def _ids(self) -> Iterator[str]:
+        return (node.id for node in self._fit)
+
+    def _stranded(self) -> list[Job]:
+        """Jobs all of whose nodes are gone, taken back: whether they had begun or not nobody would tell."""
+        ids = set(self._ids)
+        stranded = [answer for answer, (_, nodes) in self._waiting.items() if not nodes & ids]
+        for answer in stranded:
+            ray.cancel(answer, force=True)
+        return [self._waiting.pop(answer)[0] for answer in stranded]
+
+    def _follow(self) -> None:
+        """Some may have come or gone. Raises ConfigError where none is left that could measure."""
+        if time.monotonic() - self._looked < LOOK_EVERY_SECONDS:
+            return
+        self._looked, there = time.monotonic(), alive()
+        able = [node for node in there if trials_at_once([node], self.device, per_gpu=1)]
+        new = [node for node in able if node.id not in self._asked]
+        self._asked.update(node.id for node in new)
+        if wrong := unfit(new, self.folder):
+            self.say(f"{clauses(wrong)}: nothing is measured there")
+        ids = {node.id for node in able}
+        self._fit = [node for node in [*self._fit, *new] if node.id in ids and node not in wrong]
+        if not self._fit:
+            wanted = "a CPU" if self.device == "cpu" else "a GPU, and a CPU beside it"
+            raise ConfigError(
+                f"{ADDRESS_VARIABLE}: no fit node has {wanted} to measure probes: make probe, once there is one"
+            )
+
+    def _sent(self, job: Job) -> Answer:
+        """Ray's own retries are off: after a lack of memory it would try for ever.
+
+        A process that has seen a GPU ends with its job: it would stay on that one, whichever it is given next.
+        """
+        on_gpu = self.device == "cuda"
+        task: Any = ray.remote(max_calls=1)(measure_probes) if on_gpu else ray.remote(measure_probes)
         there = replace(job, machine=replace(job.machine, code_dir=Path(portable(job.machine.code_dir))))
-        fit = {"ray.io/node-id": f"in({','.join(node.id for node in self.nodes)})"}
-        options = {"num_cpus": 1, "num_gpus": int(self.device == "cuda"), "max_retries": 0, "label_selector": fit}
-        answer: ray.ObjectRef[list[str]] = task.options(**options).remote(there)
+        fit = {"ray.io/node-id": f"in({','.join(self._ids)})"}
+        options = {"num_cpus": 1, "num_gpus": int(on_gpu), "max_retries": 0, "label_selector": fit}
+        answer: Answer = task.options(**options).remote(there)
         return answer
 
-    def _require_some(self) -> None:
-        """Else what waits would do so for ever. Raises ConfigError."""
-        if not {node.id for node in self.nodes} & {node.id for node in alive()}:
-            raise ConfigError(f"{ADDRESS_VARIABLE}: all nodes that could measure are gone: what was measured is kept")
 
-
-def _problems(answer: ray.ObjectRef[list[str]]) -> list[str] | None:
-    """None where its worker, or the whole node, was lost."""
+def _outcome(answer: Answer) -> list[str] | RayError:
+    """Ray's error where the worker, or the whole node, was lost."""
     try:
         return ray.get(answer)
     except RayTaskError as error:
-        return [" ".join(str(error.cause).split())[:300]]
-    except RayError:
-        return None
+        return [_line(error.cause)]
+    except RayError as error:
+        return error
 
 
-def measure_here(job: Job) -> list[str]:
-    """Run on a node: ``measure_trial``, with the data on the node's own disk where it wants that."""
-    from trainer.data.near import nearest
-
-    data_dir, _ = nearest(job.trial, job.machine.data_dir)
-    machine = replace(job.machine, data_dir=data_dir, code_dir=at_hand(str(job.machine.code_dir)))
-    return measure_trial(replace(job, machine=machine))
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -99,11 +99,9 @@ def _elsewhere(path: Path) -> Iterator[str]:
     inside = path.is_relative_to(Path.home())
     there = path.relative_to(Path.home()) if inside else path
     folder, file = shlex.quote(str(there.parent)), shlex.quote(str(there))
-    setting = f"{MODE_VARIABLE}=token"
-    if path != default_path():
-        setting += f" {PATH_VARIABLE}={shlex.quote(str(path))}"
+    setting = f"{PATH_VARIABLE}={shlex.quote(str(path))} " if path != default_path() else ""
     yield "Every other machine of the cluster, and each from which jobs are sent, needs the same file:"
     yield f"  ssh HOST mkdir -p -m 700 {folder} && scp -p {shlex.quote(str(path))} HOST:{file}"
     yield "Then, on the head and on the others:"
-    yield f"  {setting} ray start --head --dashboard-host=127.0.0.1 --disable-usage-stats"
-    yield f"  {setting} ray start --address=HEAD:6379 --disable-usage-stats"
+    yield f"  {setting}make ray-head"
+    yield f"  {setting}make ray-worker HEAD=HOST:6379"

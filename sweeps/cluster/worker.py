@@ -1,4 +1,6 @@
-"""What runs in a Ray worker: one trial, reported to the driver. Writes a checkpoint, never the ledger or MLflow.
+"""What runs in a Ray worker: one trial, reported to the driver, or the probes of one.
+
+Writes checkpoints and measurements, never the ledger or MLflow.
 
 Importing this module does not import torch, for the driver imports it as well.
 """
@@ -13,7 +15,7 @@ import platform
 import time
 import traceback
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from sweeps.cluster.job_code import at_hand, portable
 from sweeps.cluster.node import GPU_KIND
 from sweeps.cluster.packing import Place, trials_per_gpu
 from sweeps.hardware import hardware
+from sweeps.probe_worker import Job, measure_trial
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError
 from trainer.machine import Machine
@@ -186,6 +189,15 @@ def _machine(config: dict[str, Any], trial: TrialConfig) -> Machine:
         _tell_once(note)
     threads, code_dir = int(config["threads"]), at_hand(config["code_dir"])
     return Machine(data_dir=data_dir, device=config["device"], threads=threads, code_dir=code_dir)
+
+
+def measure_probes(job: Job) -> list[str]:
+    """``measure_trial``, with the data on the node's own disk where it wants that. The node is known to be fit."""
+    from trainer.data.near import nearest
+
+    data_dir, _ = nearest(job.trial, job.machine.data_dir)
+    machine = replace(job.machine, data_dir=data_dir, code_dir=at_hand(str(job.machine.code_dir)))
+    return measure_trial(replace(job, machine=machine))
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from sweeps.doctor.finding import Finding, failed
 from sweeps.doctor.machine import check_data, check_disks, check_gpus, check_processor, check_versions
-from sweeps.doctor.secrets import check_addresses, check_files, check_token
+from sweeps.doctor.secrets import check_addresses, check_files, check_ray_folders, check_token
 from sweeps.doctor.sockets import check_sockets
 from sweeps.doctor.stores import check_own_clock, check_stores
 from trainer.machine import Results
@@ -25,6 +25,7 @@ def checks(results: Results, verify_data: bool) -> dict[str, Check]:
         "versions": check_versions,
         "sockets": check_sockets,
         "token": check_token,
+        "Ray": check_ray_folders,
         "secrets": lambda: check_files(results.root),
         "addresses": lambda: check_addresses(os.environ),
         "stores": lambda: check_stores(results),

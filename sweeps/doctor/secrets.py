@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import shlex
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -68,6 +69,34 @@ def of_folder(about: str, folder: Path) -> Iterator[Finding]:
     if mode & WRITABLE_BY_OTHERS:
         cure = f"chmod go-w {shlex.quote(str(folder))}"
         yield failed(about, f"{folder}: others can write to it (mode {mode:04o}): {cure}")
+
+
+def check_ray_folders() -> Iterator[Finding]:
+    """Whether others can come into the folders of Rays that run, and change the code that these run."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it ended just now, or is somebody else's
+            if process.uids().effective == os.geteuid():
+                for folder in ray_folders(process.cmdline()):
+                    yield of_ray_folder(folder)
+
+
+def ray_folders(command: Sequence[str]) -> list[Path]:
+    """The folder of the raylet with this command line; none of other processes."""
+    named = [word.partition("=")[2] for word in command if word.startswith("--temp_dir=")]
+    return [Path(name) for name in named] if command and command[0].endswith("/raylet/raylet") else []
+
+
+def of_ray_folder(folder: Path) -> Finding:
+    """Ray itself opens it to all; it is kept from them by a folder above it."""
+    closed = (one for one in (folder, *folder.parents) if not one.stat().st_mode & stat.S_IXOTH)
+    if next(closed, None) is None:
+        said = (
+            f"{folder}: other users can change the code that this Ray runs: make ray-head and ray-worker keep them out"
+        )
+        return failed("Ray", f"{said}; until then chmod 700 {shlex.quote(str(folder))}")
+    return ok("Ray", f"{folder}: for its owner alone")
 
 
 def check_files(results: Path, containers: Path = CONTAINERS) -> Iterator[Finding]:

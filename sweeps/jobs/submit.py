@@ -188,6 +188,7 @@ def _require_whole(sending: Sending, folder: Path) -> None:
 
 def _sent(sending: Sending, server: JobServer, folder: Path) -> tuple[str, str]:
     """The job's name, and whether it was sent now. Raises ConfigError where one like it is in the way."""
+    tries = 0
     while True:
         jobs = [job for job in server.jobs() if sending.is_of(job)]
         for job in jobs:
@@ -198,13 +199,14 @@ def _sent(sending: Sending, server: JobServer, folder: Path) -> tuple[str, str]:
                 )
             if not job.is_over:
                 return job.id, "is there already, at"
-        job_id = f"{sending.order.declared.name}-{sending.order.command}-{_next_number(jobs)}"
+        job_id = f"{sending.order.declared.name}-{sending.order.command}-{_next_number(jobs) + tries}"
         if server.send(job_id, sending.entrypoint, folder, sending.environment, sending.metadata):
             return job_id, "is sent to"
+        tries += 1
 
 
 def _next_number(jobs: Sequence[Job]) -> int:
-    """Two clients at the same moment find the same one, and Ray takes one job of a name."""
+    """Two clients at the same moment find the same one, and Ray takes one job of a name, whoever's it is."""
     numbers = [job.id.rpartition("-")[2] for job in jobs]
     return 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
 

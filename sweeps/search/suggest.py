@@ -62,7 +62,7 @@ def open_storage(url: str) -> RDBStorage:
     Raises ConfigError, one line, when it cannot be opened. Tried a few times: two that make it at once can trip.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    waiting = {"connect_args": {"timeout": 30.0}} if url.startswith("sqlite") else {}
+    waiting = {"connect_args": {"timeout": 30.0}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     for patience in (0.2, 0.5, None):
         try:
             return RDBStorage(url, engine_kwargs=waiting)

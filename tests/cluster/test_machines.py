@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -42,7 +43,8 @@ OF_THE_LAB = (
     *(ADDRESS_VARIABLE, MODE_VARIABLE, PATH_VARIABLE, TOKEN_VARIABLE),
 )
 """Variables of whoever tests that would mean something on these machines."""
-RAYS_FOLDER = Path("/tmp/ray")
+RAYS_FOLDER = Path(f"/tmp/amp-ray-{os.geteuid()}")
+"""Where make ray-head and ray-worker keep it; it is in the way where somebody's own Ray runs on this machine."""
 SET_UP = f"""
 set -e
 hostname "$1"
@@ -67,6 +69,7 @@ class Machine:
     address: str
     folder: Path
     variables: dict[str, str]
+    rays_folder: Path = Path()
     _init: subprocess.Popen[bytes] | None = None
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -81,7 +84,7 @@ class Machine:
 
     def power_on(self) -> None:
         """Its disk is as it was, but for Ray's folder."""
-        of_ray = self.folder / f"ray-{time.monotonic_ns()}"
+        of_ray = self.rays_folder = self.folder / f"ray-{time.monotonic_ns()}"
         of_ray.mkdir(parents=True)
         self.home.mkdir(exist_ok=True)
         spaces = ("--fork", "--pid", "--mount", "--uts", "--net", "--ipc", "--kill-child")
@@ -166,7 +169,7 @@ def machines(place: Workplace) -> Iterator[tuple[Machine, Machine]]:
     if not (ROOT / ".venv/bin/ray").exists():
         pytest.skip("no .venv here: make test-cluster")
     made = not RAYS_FOLDER.exists()
-    RAYS_FOLDER.mkdir(exist_ok=True)
+    RAYS_FOLDER.mkdir(mode=0o700, exist_ok=True)
     folders = {name: place.folder.parent / name for name in ("head", "node")}
     variables = {name: {PAUSE: "0.05", TRACE: str(folder / "trace")} for name, folder in folders.items()}
     head = Machine("head", "10.77.77.1", folders["head"], variables["head"])
@@ -208,6 +211,9 @@ def test_a_machine_loses_power_and_comes_back(place: Workplace, machines: tuple[
     shutil.copytree(token.parent, node.home / ".ray")
     node.make("ray-worker", HEAD=f"{head.address}:6379", CPUS="1", RESULTS=results)
     wait_until(lambda: "Ray runtime started" in node.printed, lambda: node.printed)
+    for machine in machines:
+        assert stat.S_IMODE(machine.rays_folder.stat().st_mode) == 0o700, "others could change the code of jobs"
+        assert list((machine.rays_folder / "ray").glob("session_*/sockets/raylet"))
     job = head.make("submit", STUDY=str(place.file), RESULTS=results)
     wait_until(lambda: in_the_middle(place, node), lambda: head.printed, seconds=240)
     before = trained_on(place, node)

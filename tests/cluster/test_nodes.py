@@ -174,6 +174,39 @@ def test_a_node_that_does_not_answer_is_named(hall: Hall, tmp_path: Path) -> Non
     assert told.endswith(": no answer in 8 seconds: mend it, or take it out of the Ray")
 
 
+PROBED = """
+import json, os, sys, time
+from pathlib import Path
+from unittest.mock import patch
+from sweeps.cluster import probes
+from sweeps.probe_worker import Job
+from tests.sweeps.conftest import make_trial
+from trainer.machine import Machine, Results
+
+def where(job):
+    import ray
+    time.sleep(0.5)
+    gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
+    return [ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES"), *gpus, str(os.getpid())]
+
+results = Results(Path(sys.argv[1]))
+jobs = [Job(make_trial(seed), (), Machine(data_dir=results.data, device="cuda"), results) for seed in range(9)]
+with patch.object(probes, "measure_probes", where):
+    done = probes.measured_on_nodes(jobs, results, 99, lambda _: None, print)
+    print(json.dumps([found for _, found in done]))
+"""
+
+
+def test_a_probe_has_a_gpu_to_itself_and_its_process_ends_with_it(hall: Hall, tmp_path: Path) -> None:
+    """A process that has begun on a GPU stays on it, whatever Ray says later, and keeps memory there."""
+    kinds = {id_: kind for id_, (_, _, kind) in hall.script(NODES).items()}
+    done = hall.script(PROBED, str(tmp_path))
+    assert len(done) == 9
+    assert all(visible == given for _, visible, given, _ in done)
+    assert len({pid for *_, pid in done}) == 9
+    assert {(kinds[node], visible) for node, visible, *_ in done} == {("T4", "0"), ("T4", "1"), ("H100", "0")}
+
+
 PLACED = """
 import json, sys
 from pathlib import Path

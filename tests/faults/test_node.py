@@ -18,6 +18,7 @@ import pytest
 from sweeps.children import children_join, group_that_ends_with_us
 from sweeps.cluster.connection import private_folder  # before Ray, for which it sets a token
 from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED
+from tests.docker.servers import free_ports
 from tests.faults.harness import (
     NETWORK_FILE,
     PAUSE,
@@ -47,7 +48,8 @@ class Nodes:
     def __init__(self, group: int, folder: Path, cpus: int = 1) -> None:
         self._group = group
         self._cluster = ray.cluster_utils.Cluster(shutdown_at_exit=False)
-        self._head = self.add(cpus, include_dashboard=False, temp_dir=str(folder))
+        (port,) = free_ports(1)  # Ray looks whether it is free although there is no dashboard
+        self._head = self.add(cpus, include_dashboard=False, dashboard_port=port, temp_dir=str(folder))
         self.address = str(self._cluster.address)
 
     def add(self, num_cpus: int = 1, **settings: Any) -> psutil.Process:

@@ -242,6 +242,24 @@ def test_a_lost_worker_is_tried_three_times(driver: Driver) -> None:
     assert driver.ask() == IDS[1]
 
 
+def test_a_trial_that_runs_is_not_leased_again_though_its_lease_has_lapsed(driver: Driver) -> None:
+    """As when the machine slept: it would have two trainers."""
+    with lapsing():
+        assert driver.ask() == FIRST
+    assert driver.row(FIRST)[0] == "pending"
+    assert driver.ask() == IDS[1]
+    assert driver.ask() is None, "two at a time"
+    driver.tell(FIRST, "finished")
+    assert driver.row(FIRST)[0] == "pending", "what comes after the lease is refused"
+    assert driver.ask() == IDS[2]
+    for trial_id in (IDS[1], IDS[2]):
+        driver.tell(trial_id, "finished")
+    assert driver.ask() == IDS[3]
+    driver.tell(IDS[3], "finished")
+    assert driver.ask() == "FINISHED"
+    assert list(_left(driver.launch)) == [FIRST], "the next round takes it, from its last checkpoint"
+
+
 def misplaced(driver: Driver, node: str) -> str:
     """A trial that such a node has refused."""
     trial_id = driver.ask()

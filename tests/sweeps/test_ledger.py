@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
+from sqlalchemy.engine import URL
 
 from sweeps import ledger as ledger_module
 from sweeps.ledger import Ledger, LedgerRow, State
@@ -191,6 +194,71 @@ def test_a_lease_lapses_by_itself_unless_renewed(ledger: Ledger, monkeypatch: py
     ledger.renew(A)
     wait_for(lambda: states(ledger)[1] == "pending")
     assert ledger.holds(IDS[0], A)
+
+
+class Relay:
+    """A way to the PostgreSQL of the tests that can be cut, with all connections, and mended at the same address."""
+
+    def __init__(self, server: URL) -> None:
+        folder, port = server.query.get("host"), server.port or 5432
+        self._server = f"{folder}/.s.PGSQL.{port}" if folder else (server.host or "localhost", port)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._port = probe.getsockname()[1]
+        self.url = server.set(host="127.0.0.1", port=self._port, query={})
+        self.mend()
+
+    def mend(self) -> None:
+        self._door = socket.create_server(("127.0.0.1", self._port))
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._let_in, args=(self._door,), daemon=True).start()
+
+    def cut(self) -> None:
+        for end in (self._door, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _let_in(self, door: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = door.accept()
+                there = socket.socket(socket.AF_UNIX if isinstance(self._server, str) else socket.AF_INET)
+                there.connect(self._server)
+                self._ends += [here, there]
+                for one, other in ((here, there), (there, here)):
+                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := one.recv(65536):
+                other.sendall(content)
+            other.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def relay(ledger: Ledger) -> Iterator[Relay]:
+    if ledger._engine.dialect.name != "postgresql":
+        pytest.skip("a file is not started anew")
+    relay = Relay(ledger._engine.url)
+    yield relay
+    relay.cut()
+
+
+def test_a_server_that_is_started_anew_is_waited_for(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(relay.url.render_as_string(hide_password=False))
+    take(ledger, IDS[0])
+    relay.cut()
+    threading.Timer(1.0, relay.mend).start()
+    assert ledger.holds(IDS[0], A)
+    assert ledger.settle(IDS[0], A, "finished")
+    relay.cut()
+    monkeypatch.setattr(ledger_module, "PATIENCE_SECONDS", 0.2)
+    with pytest.raises(sql.exc.OperationalError):
+        ledger.rows(IDS)
+    relay.mend()
+    assert states(ledger) == ["finished", "pending", "pending", "pending"]
+    ledger.close()
 
 
 def test_renewing_prolongs_all_of_the_owners_leases_and_no_others(ledger: Ledger) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -128,6 +128,45 @@ def test_a_disk_that_takes_nothing_fails_no_trial(
     assert folder == shared
     assert note == f"{CACHE_VARIABLE} = {cache}: {os.strerror(number)}: data are read from {shared} instead"
     assert contents(cache) == {}
+
+
+def others_may_write(cache: Path) -> None:
+    cache.mkdir(mode=0o700)
+    cache.chmod(0o777)
+
+
+def a_link(cache: Path) -> None:
+    (cache.parent / "elsewhere").mkdir()
+    cache.symlink_to(cache.parent / "elsewhere")
+
+
+def somebody_elses(cache: Path) -> None:
+    cache.mkdir()
+    try:
+        os.chown(cache, 65534, 65534)
+    except PermissionError:
+        pytest.skip("only root can give a folder away")
+
+
+@pytest.mark.parametrize("prepare", [others_may_write, a_link, somebody_elses])
+def test_a_folder_that_is_not_ours_alone_is_not_used(
+    shared: Path, cache: Path, prepare: Callable[[Path], None]
+) -> None:
+    """Whoever can write to it could lay a link to a file of ours in the place of the lock, or keep that for ever."""
+    prepare(cache)
+    folder, note = nearest(TRIAL, shared)
+    assert folder == shared
+    assert str(cache) in str(note)
+    assert "is not a folder of this user's alone: data are read from" in str(note)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_lock_that_is_a_link_is_not_followed(shared: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    cache.mkdir(mode=0o700)
+    (cache / LOCK).symlink_to(tmp_path / "victim")
+    assert nearest(TRIAL, shared)[0] == shared
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_a_path_that_is_not_absolute_is_not_used(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,7 @@ from trainer.files import write_atomically
 from trainer.machine import CACHE_VARIABLE
 
 LOCK = ".lock"
+WRITABLE_BY_OTHERS = 0o022
 
 
 def nearest(trial: TrialConfig, shared: Path) -> tuple[Path, str | None]:
@@ -33,6 +36,7 @@ def nearest(trial: TrialConfig, shared: Path) -> tuple[Path, str | None]:
     if not Path(named).is_absolute():
         return shared, f"{CACHE_VARIABLE} = {named}: must be an absolute path: data are read from {shared} instead"
     try:
+        _require_ours(Path(named))
         for part in _parts(trial):
             _bring(trial, part, shared, Path(named))
     except OSError as error:
@@ -53,7 +57,6 @@ def _bring(trial: TrialConfig, part: Literal["train", "test"], shared: Path, cac
     """Raises OSError, and ConfigError when a fresh copy is not what is declared either."""
     if _is_there(trial, part, cache):
         return
-    cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / LOCK):
         if _is_there(trial, part, cache):  # another was first
             return
@@ -76,9 +79,18 @@ def _is_there(trial: TrialConfig, part: Literal["train", "test"], cache: Path) -
     return True
 
 
+def _require_ours(cache: Path) -> None:
+    """Make the folder. Raises OSError where somebody else could put what he likes in it: links, locks for ever."""
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    about = cache.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & WRITABLE_BY_OTHERS:
+        raise PermissionError(errno.EPERM, "is not a folder of this user's alone")
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process of this node at a time; the lock of one that is killed is free again."""
-    with path.open("w", encoding="utf-8") as file:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -91,7 +91,7 @@ def test_another_place_is_named_on_the_other_machines_too(home: Path, monkeypatc
     said = make_token()
     assert mode(path) == 0o600
     assert not (home / ".ray").exists()
-    assert f"RAY_AUTH_TOKEN_PATH='{path}' ray start --head" in "\n".join(said)
+    assert f"RAY_AUTH_TOKEN_PATH='{path}' make ray-head" in "\n".join(said)
     assert "'secret folder'" in "\n".join(said)
 
 

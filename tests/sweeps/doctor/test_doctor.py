@@ -25,6 +25,7 @@ import sqlalchemy as sql
 from sweeps.cli import main
 from sweeps.doctor import doctor
 from sweeps.doctor import machine as check_machine
+from sweeps.doctor import secrets as check_secrets
 from sweeps.doctor import sockets as check_sockets
 from sweeps.doctor import stores as check_stores
 from sweeps.doctor.finding import Finding, failed, ok
@@ -77,6 +78,7 @@ def test_a_bare_machine_is_well_and_stays_bare(
     bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check_sockets, "listeners", list)  # of this machine's there may be others'
+    monkeypatch.setattr(check_secrets, "ray_folders", lambda _command: [])  # likewise
     monkeypatch.setattr(check_machine, "in_own_process", lambda _look: Torch("2.14.1", None, []))
     code = main(["doctor"])
     said = capsys.readouterr().out

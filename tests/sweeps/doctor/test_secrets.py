@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from sweeps.doctor.secrets import (
     check_token,
     is_loopback,
     of_mode,
+    of_ray_folder,
     of_results,
     of_tracking,
+    ray_folders,
 )
 from sweeps.servers.server import vault_of
 from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results
@@ -79,6 +82,28 @@ def test_secrets_of_server_and_containers(tmp_path: Path) -> None:
     (of_server, of_containers) = failures(check_files(results, containers))
     assert "admin-password: others can read it (mode 0640)" in of_server
     assert "ray_token: others can read it (mode 0604)" in of_containers
+
+
+RAYLET = ["/venv/ray/core/src/ray/raylet/raylet", "--resource_dir=/x", "--temp_dir=/tmp/ours/ray", "--x=--temp_dir=/y"]
+
+
+def test_the_folder_of_a_ray_is_read_off_its_raylet() -> None:
+    assert ray_folders(RAYLET) == [Path("/tmp/ours/ray")]
+    assert ray_folders(["python", *RAYLET]) == []
+    assert ray_folders([]) == []
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_ray_whose_code_others_can_change_fails(closed: bool) -> None:
+    """Ray opens its folder to all: what keeps others out is one above it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        Path(place).chmod(0o700 if closed else 0o755)
+        folder = Path(place) / "ray"
+        folder.mkdir()
+        folder.chmod(0o777)
+        finding = of_ray_folder(folder)
+    assert finding.verdict == ("ok" if closed else "FAILED")
+    assert closed or f"chmod 700 {folder}" in finding.said
 
 
 @pytest.mark.parametrize("name", ["", "ledger.db", "checkpoints"])

@@ -391,6 +391,16 @@ def test_of_two_clients_at_the_same_moment_one_sends(ray: FakeJobs, submit: Call
     assert ray.sent == []
 
 
+def test_a_job_of_somebody_else_with_such_a_name_is_passed_over(
+    ray: FakeJobs, submit: Callable[..., tuple[int, str]]
+) -> None:
+    ray.add("fig8-digits-run-1", "SUCCEEDED")
+    ray.jobs[0]["metadata"] = {}
+    code, printed = submit("fig8-digits")
+    assert code == 0
+    assert printed.startswith("Job fig8-digits-run-2 is sent to")
+
+
 def test_what_the_server_refuses_is_one_line(ray: FakeJobs, capfd: pytest.CaptureFixture[str]) -> None:
     ray.refusal = "Traceback (most recent call last):\n  ...\nRuntimeError: no agent\n"
     line = refused("submit", "fig8-digits", "--address", ray.address, capfd=capfd)
