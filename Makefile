@@ -20,10 +20,12 @@ NAMED_FILE = [ -n '$(FILE)' ] || { echo "error: FILE=PATH: name the file" >&2; e
 RAY_FOLDER = /tmp/amp-ray-$$(id -u)
 PRIVATE = { mkdir -p -m 700 "$(RAY_FOLDER)" && [ -O "$(RAY_FOLDER)" ] && [ ! -L "$(RAY_FOLDER)" ] && \
   chmod 700 "$(RAY_FOLDER)"; } || { echo "error: $(RAY_FOLDER): is not this user's own folder: RAY_FOLDER=PATH names another" >&2; exit 2; }
+# Of Ray's agents, by which jobs are started: where its usual port is taken, by a sweep say, a head would take none.
+FREE_PORT = $(RUN) -c 'import socket; probe = socket.create_server(("", 0)); print(probe.getsockname()[1])'
 # Jobs are started by the name python; results by a path that does not hang on the folder they are started in.
 RAY = SWEEPS_RESULTS='$(abspath $(RESULTS))' RAY_AUTH_MODE=token PATH='$(CURDIR)/.venv/bin':"$$PATH" \
   .venv/bin/ray start --block --disable-usage-stats --object-store-memory=100000000 \
-  --temp-dir="$(RAY_FOLDER)/ray" $(if $(IP),--node-ip-address='$(IP)')
+  --temp-dir="$(RAY_FOLDER)/ray" --dashboard-agent-listen-port=$$($(FREE_PORT)) $(if $(IP),--node-ip-address='$(IP)')
 
 # Containers run as whoever may read the secrets, and never as root.
 OWNER = SWEEPS_UID=$$(id -u | sed 's/^0$$/1000/')

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.commands import make_again
 from analysis.conduct import FINISHED, details, failure_rows
 from analysis.document import Document, Section, write_report
 from analysis.figures.base import Material
@@ -33,8 +33,7 @@ def report(study: Study, results: Results, reference: str) -> list[Path]:
     """
     frame = load(study, results)
     if not (frame["outcome"] == FINISHED).any():
-        again = f"make sweep STUDY={shlex.quote(reference)}"
-        raise ConfigError(f"{study.name}: no trial is finished in {results.root}: {again}")
+        raise ConfigError(f"{study.name}: no trial is finished in {results.root}: {make_again('sweep', reference)}")
     material = Material(study=study, frame=frame, table=cells_table(study, frame), results=results)
     published, layouts = published_table(study, frame), pivots(study, frame, material.table)
     document = study_document(material, published, layouts, reference)
@@ -91,7 +90,7 @@ def reproduce(frame: pd.DataFrame, reference: str) -> str:
 
     A user's own file need not be in any commit.
     """
-    sweep = f"make sweep STUDY={shlex.quote(reference)}"
+    sweep = make_again("sweep", reference)
     commits = set(frame["commit"].dropna())
     (commit,) = commits if len(commits) == 1 else ("",)
     known = re.fullmatch("[0-9a-f]{40}", commit) and not reference.endswith(".py")

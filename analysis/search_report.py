@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.commands import make_again, make_freeze
 from analysis.document import Document, write_report
 from analysis.figures.searches import EPSILON, FEWEST_FOR_CONTOUR, ZETA, draw_searches
 from analysis.render import Rows
@@ -43,8 +43,7 @@ def search_report(tuning: Tuning, results: Results, reference: str) -> list[Path
     frozen = read_frozen(frozen_of(reference))
     found = read_searches(tuning, results, frozen)
     if not any(one.done for one in found):
-        again = f"make search STUDY={shlex.quote(reference)}"
-        raise ConfigError(f"{tuning.name}: no setting is tried in {results.root}: {again}")
+        raise ConfigError(f"{tuning.name}: no setting is tried in {results.root}: {make_again('search', reference)}")
     by_name = {one.search.name: one for one in found}
     declared = blocks(tuning.searches)
     grouped = {title: [by_name[search.name] for search in block] for title, block in declared.items()}
@@ -112,7 +111,7 @@ def _document(
         name=tuning.name,
         question=tuning.question,
         answer=_progress(found),
-        reproduce=f"make search STUDY={shlex.quote(reference)}",
+        reproduce=make_again("search", reference),
         reference=reference,
         tables={title: _text_rows(block, names) for title, block in grouped.items()},
         notes=[
@@ -227,7 +226,7 @@ def readers_of_test(records: pd.DataFrame) -> pd.DataFrame:
 def frozen_lines(found: Sequence[Searched], frozen: Frozen | None, reference: str) -> list[str]:
     """Whether the choices are frozen, and whether they are still those that the searches would make."""
     if frozen is None:
-        return [f"Nothing is frozen yet: make freeze STUDY={shlex.quote(reference)}"]
+        return [f"Nothing is frozen yet: {make_freeze(reference)}"]
     lines = [f"Frozen on {frozen.date} by commit {frozen.commit}."]
     changed = [one.search.name for one in found if one.frozen is None]
     if changed:

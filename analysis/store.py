@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trainer.declaration import ConfigError
 from trainer.machine import Results, set_tracking_defaults
-from trainer.passwords import hide_passwords
+from trainer.passwords import answered, hide_passwords
 
 set_tracking_defaults()
 
@@ -110,7 +110,7 @@ def open_store(results: Results) -> Iterator[Store | None]:
                 yield store
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         cause = getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error
-        message = f"MLFLOW_TRACKING_URI: {uri} does not answer: {(str(cause).splitlines() or ['?'])[0]}"
+        message = f"MLFLOW_TRACKING_URI: {uri} {answered((str(cause).splitlines() or ['?'])[0])}"
         raise ConfigError(hide_passwords(message)) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.commands import make_again
 from analysis.compare import BASELINE, estimate, holm, p_value, ratio_interval
 from analysis.conduct import details
 from analysis.document import Document, write_report
@@ -117,8 +117,7 @@ def verdict(tuning: Tuning, results: Results, reference: str) -> list[Path]:
     assert frozen is not None  # or there were no such study
     frame = load(study, results)
     if not (frame["outcome"] == "finished").any():
-        again = f"make final STUDY={shlex.quote(reference)}"
-        raise ConfigError(f"{study.name}: no trial is finished in {results.root}: {again}")
+        raise ConfigError(f"{study.name}: no trial is finished in {results.root}: {make_again('final', reference)}")
     judged = judge(tuning, frozen, frame)
     table = verdict_table(judged)
     read_by, warnings = provenance(tuning, frozen, results)
@@ -126,7 +125,7 @@ def verdict(tuning: Tuning, results: Results, reference: str) -> list[Path]:
         name=study.name,
         question=tuning.question,
         answer="\n".join(ranking(block) for block in judged),
-        reproduce=f"make final STUDY={shlex.quote(reference)}",
+        reproduce=make_again("final", reference),
         reference="",
         findings=[*(line for block in judged for line in gap_lines(block)), read_by],
         tables={block.title: _text_rows(block, table) for block in judged},

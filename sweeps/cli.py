@@ -599,7 +599,8 @@ def _publish(options: argparse.Namespace) -> int:
     else:
         published = _publish_study(declared, results, ledger)
     if published:
-        print(f"In MLflow as well: make ui ({hide_passwords(results.tracking_uri)})")
+        uri = hide_passwords(results.tracking_uri)
+        print(f"In MLflow as well: {uri if uri.startswith('http') else f'make ui ({uri})'}")
     return 0
 
 

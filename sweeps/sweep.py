@@ -17,13 +17,11 @@ from sweeps.hardware import hardware
 from sweeps.ledger import Ledger, LedgerRow
 from sweeps.tracking.outline import Outline
 from trainer.config import TrialConfig
-from trainer.machine import Results
+from trainer.machine import SUBMITTED_VARIABLE, Results
 from trainer.records import EpochRecord
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Ray's own name for the address of a Ray to join; ``--address`` sets it."""
-SUBMITTED_VARIABLE = "SWEEPS_SUBMITTED"
-"""In a job: the variables by which make submit finds its study again where it was sent from."""
 INTERRUPTED = 130  # the exit code of a shell's Ctrl-C
 
 

@@ -12,6 +12,8 @@ RESULTS_VARIABLE = "SWEEPS_RESULTS"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 OPTUNA_VARIABLE = "SWEEPS_OPTUNA_URL"
 LEDGER_VARIABLE = "SWEEPS_LEDGER_URL"
+SUBMITTED_VARIABLE = "SWEEPS_SUBMITTED"
+"""In a job: the variables by which make submit finds its study again where it was sent from."""
 CACHE_VARIABLE = "SWEEPS_DATA_CACHE"
 """In a node's environment: the absolute path of a folder on its own disk, for data sets."""
 

@@ -29,6 +29,18 @@ def hide_passwords(text: str) -> str:
     return text
 
 
+def answered(cause: str) -> str:
+    """What MLflow's client says of a server, as ``does not answer: CAUSE`` or as what is to be done."""
+    if "error code 401" in cause:
+        return "asks for a password: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD must be set and right"
+    if "error code 403" in cause:
+        return "refuses this host name or user (403): NAMES= of make server names hosts; its admin gives rights"
+    if "Max retries exceeded" in cause:
+        found = re.search(r"\[Errno -?\d+\] [A-Z][a-z ]+", cause)
+        return f"does not answer: {found[0] if found else 'no connection'}"
+    return f"does not answer: {cause}"
+
+
 def _known() -> Iterator[str]:
     for name in OF_ADDRESSES:
         for pattern in (IN_ADDRESS, AMONG_OPTIONS):

@@ -56,11 +56,11 @@ def _chosen(server: JobServer, reference: str | None, job_id: str | None) -> Job
     elif reference is not None:
         name = find_any(reference).name if is_file(reference) else reference
         found = [job for job in jobs if job.study == name and not job.is_over]
-        what = f"{name}: not over"
+        what = f"{name}, not over"
     else:
         raise ConfigError("which job? make cancel JOB=ID, or STUDY=NAME")
     if not found:
-        raise ConfigError(f"{what}: no such job of ours at {server.address}: make jobs{at(server.address)} lists them")
+        raise ConfigError(f"{what}: there is no such job at {server.address}: make jobs{at(server.address)} lists all")
     if len(found) > 1:
         raise ConfigError(f"{what}: {', '.join(job.id for job in found)}: name one, make cancel JOB={found[0].id}")
     return found[0]

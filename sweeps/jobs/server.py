@@ -169,6 +169,9 @@ class JobServer:
         printed, answered = 0, time.monotonic()
         while True:
             try:
+                # Of a log that is not there Ray writes who has asked for it, token and all, into a log of its own.
+                if self.find(job_id) is None:
+                    return None
                 printed = asyncio.run(self._tail(job_id, printed))
                 job = self.find(job_id)
                 if job is None or job.is_over:
@@ -224,11 +227,14 @@ def _require_ray(address: str) -> None:
         with urllib.request.urlopen(f"{address}/api/version", timeout=ANSWER_SECONDS) as page:  # noqa: S310  http(s)
             json.load(page)["ray_version"]
     except urllib.error.HTTPError as error:
-        if error.code not in (401, 403):  # of a Ray that asks for its token
+        asks_for_token = error.code in (401, 403) and "Basic" not in error.headers.get("WWW-Authenticate", "")
+        if not asks_for_token:
             raise ConfigError(f"{shown}: no Ray answers there, but something else: {error}") from error
     except OSError as error:
         cause = getattr(error, "reason", error)
-        raise ConfigError(f"{shown}: nothing answers there ({cause}): is Ray up, as after make cluster-up?") from error
+        raise ConfigError(
+            f"{shown}: nothing answers there ({cause}): is Ray up (make ray-head, make cluster-up)?"
+        ) from error
     except (ValueError, LookupError, TypeError, http.client.HTTPException) as error:
         raise ConfigError(f"{shown}: no Ray answers there, but something else") from error
 
@@ -246,5 +252,5 @@ def _token_line(address: str, cause: str) -> str:
     what = "another token" if cause.startswith("Authentication failed") else "its token"
     return (
         f"{address}: this Ray asks for {what}: {PATH_VARIABLE} names the file that holds it"
-        f" (of make cluster-up docker/secrets/ray_token), or {TOKEN_VARIABLE} is it"
+        f" (the head's ~/.ray/auth_token; of make cluster-up docker/secrets/ray_token), or {TOKEN_VARIABLE} is it"
     )

@@ -18,9 +18,15 @@ from sweeps.filters import ALL, Selection
 from sweeps.jobs.package import OWN, Package, pack
 from sweeps.jobs.server import DEFAULT_ADDRESS, DIGEST, PHASE, RESULTS, STUDY, Job, JobServer, UnansweredError
 from sweeps.provenance import COMMIT_VARIABLE, provenance
-from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED, SUBMITTED_VARIABLE
+from sweeps.sweep import ADDRESS_VARIABLE, INTERRUPTED
 from trainer.declaration import ConfigError
-from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, RESULTS_VARIABLE, TRACKING_VARIABLE
+from trainer.machine import (
+    LEDGER_VARIABLE,
+    OPTUNA_VARIABLE,
+    RESULTS_VARIABLE,
+    SUBMITTED_VARIABLE,
+    TRACKING_VARIABLE,
+)
 
 OF_THE_CLUSTER = (LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE)
 STOP_SECONDS = 30

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from sweeps.children import run_until_ctrl_c
-from sweeps.databases import require_different
-from sweeps.servers.ui import BACKEND_VARIABLE, HOST, REGISTRY_VARIABLE, SETTINGS, require_free
+from sweeps.databases import BACKEND_VARIABLE, require_different, require_for_mlflow
+from sweeps.servers.ui import HOST, REGISTRY_VARIABLE, SETTINGS, require_free
 from trainer.declaration import ConfigError
 from trainer.files import write_atomically
 from trainer.machine import LEDGER_VARIABLE, OPTUNA_VARIABLE, TRACKING_VARIABLE, Results
@@ -188,6 +188,7 @@ def serve(results: Results, address: Address) -> None:
         raise ConfigError("MLflow's authentication is not installed: make server installs it")
     own = {LEDGER_VARIABLE: results.ledger_url, OPTUNA_VARIABLE: results.optuna_url}
     require_different(own | {BACKEND_VARIABLE: uri})
+    require_for_mlflow(uri)
     require_free(address.host, address.port, "make server PORT=5001")
     vault = vault_of(results)
     key = vault.prepare()

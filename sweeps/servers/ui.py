@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from sweeps.children import run_until_ctrl_c
+from sweeps.databases import BACKEND_VARIABLE
 from sweeps.tracking.tracker import connect
 from sweeps.tracking.views import best_link
 from trainer.declaration import ConfigError
@@ -15,8 +16,6 @@ from trainer.machine import TRACKING_SETTINGS, Results
 from trainer.passwords import hide_passwords
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password
-BACKEND_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
-"""MLflow's own name for the database of its server. Clients know nothing of it."""
 REGISTRY_VARIABLE = "MLFLOW_REGISTRY_STORE_URI"
 SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

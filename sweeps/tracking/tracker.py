@@ -24,7 +24,7 @@ from sweeps.tracking.outline import ENDED, RUN_COLOUR, Outline, StudyOutline
 from trainer.config import TrialConfig
 from trainer.declaration import ConfigError, Scalar
 from trainer.machine import Results, set_tracking_defaults
-from trainer.passwords import hide_passwords
+from trainer.passwords import answered, hide_passwords
 from trainer.records import EpochRecord
 
 set_tracking_defaults()
@@ -70,7 +70,9 @@ def connect(results: Results) -> MlflowClient:
             _make_database(Path(results.tracking_uri.removeprefix(SQLITE)))
         return _answering_client(results.tracking_uri)
     except (*UNREACHABLE, ValueError) as error:  # ValueError: an address that is none
-        raise refusal(results, "does not answer", error) from error
+        raise ConfigError(
+            f"MLFLOW_TRACKING_URI: {hide_passwords(results.tracking_uri)} {answered(first_line(error))}"
+        ) from error
 
 
 def _answering_client(uri: str) -> MlflowClient:
@@ -87,6 +89,8 @@ def _make_database(path: Path) -> None:
     """
     if path.exists():
         return
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}: no such folder: RESULTS=... names the one of the results")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder) / path.name
         # Hidden, for nothing is ever put into it: MLflow's first experiment, which comes with the tables.

@@ -165,7 +165,7 @@ def import_study(path: Path, ledger: Ledger, results: Results) -> int:
         wanted = [(one.row, one.measured) for one in moved if fates[one.row.trial_id] == "taken over"]
         admitted = ledger.admit(wanted)
         fates |= {row.trial_id: "running here" for row, _ in wanted if row.trial_id not in admitted}
-        print("\n".join([*_imported(archive.about, fates), *refused]))
+        print("\n".join([*_imported(archive.about, fates), f"Checkpoints are in {results.root}", *refused]))
     return 1 if refused or "refused" in fates.values() else 0
 
 
@@ -354,5 +354,6 @@ def _imported(about: Mapping[str, Any], fates: Mapping[str, Fate]) -> Iterator[s
             yield f"trial {trial_id} came to another outcome, or other numbers, here: it stays as it is"
     if counts["running here"]:
         yield "What is running here was left alone: import again once it is over"
-    command, called = "search" if about.get("searched") else "sweep", "FILE.py" if about.get("own_file") else name
+    command = "search, or freeze," if about.get("searched") else "sweep"
+    called = "FILE.py" if about.get("own_file") else name
     yield f"To go on: make {command} STUDY={called}; to show it in MLflow: make deliver STUDY={called}"

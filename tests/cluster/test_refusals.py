@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from sweeps.doctor.stores import of_server
 from tests.cluster.lab import Lab, basic
+from trainer.machine import TRACKING_VARIABLE, Results
 
 pytestmark = pytest.mark.cluster
 
@@ -29,6 +33,22 @@ def lab(servers: Lab) -> Iterator[Lab]:
     servers.start_head()
     yield servers
     servers.end_ray()
+
+
+def test_the_doctor_finds_it_well_with_the_password_alone(
+    servers: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in servers.reader().items():
+        monkeypatch.setenv(name, value)
+    assert {(finding.verdict, finding.about) for finding in of_server(Results(tmp_path))} == {
+        ("ok", "MLflow"),
+        ("ok", "clock"),
+    }
+    assert servers.tracking_uri in os.environ[TRACKING_VARIABLE]
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another one")
+    (finding,) = of_server(Results(tmp_path))
+    assert finding.verdict == "FAILED"
+    assert "asks for a password" in finding.said
 
 
 def post(url: str, headers: dict[str, str], body: dict[str, object]) -> int:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trainer.passwords import OF_ADDRESSES, SECRET, hide_passwords
+from trainer.passwords import OF_ADDRESSES, SECRET, answered, hide_passwords
 
 PRINTABLE = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
 
@@ -52,3 +52,26 @@ def test_what_the_environment_keeps_secret_is_hidden_wherever_it_stands(
     assert hide_passwords("401: hunter22 is not it") == "401: *** is not it"
     monkeypatch.setenv(variable, "a")
     assert hide_passwords("a lab") == "a lab"
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (
+            "API request failed with error code 401 != 200. Response body: 'You are not",
+            "asks for a password: ",
+        ),
+        (
+            "API request failed with error code 403 != 200. Response body: 'Invalid Host",
+            "refuses this host ",
+        ),
+        (
+            "HTTPConnectionPool(host='x', port=1): Max retries exceeded with url: /api (Caused by NewConnectionError("
+            "Failed to establish a new connection: [Errno 111] Connection refused))",
+            "does not answer: [Errno 111] Connection refused",
+        ),
+        ("connection to server failed", "does not answer: connection to server failed"),
+    ],
+)
+def test_what_mlflow_answers_is_said_with_what_to_do(cause: str, said: str) -> None:
+    assert answered(cause).startswith(said)

@@ -511,9 +511,9 @@ def test_a_ledger_on_postgresql_has_a_clock(bare: Path, ledger_url: str, monkeyp
 
 def answers_like_mlflow(told: str, lets_in: Callable[[str | None], bool]) -> Callable[..., tuple[int, str]]:
     def answer(path: str, shown: str | None) -> tuple[int, str]:
-        if path == "/version":
-            return 200, told
-        return (200, '{"experiments": []}') if lets_in(shown) else (401, "")
+        if not lets_in(shown):
+            return 401, ""  # its version too is for users alone
+        return 200, told if path == "/version" else '{"experiments": []}'
 
     return answer
 
@@ -530,9 +530,14 @@ def test_a_server_of_mlflow_is_asked_with_and_without_the_password(bare: Path, m
         ("ok", "clock"),
         ("ok", "MLflow"),
     ]
+    with pages(answers_like_mlflow("3.16.0", bool)) as address:
+        monkeypatch.setenv(TRACKING_VARIABLE, f"http://{address}")
+        assert verdicts(check_stores.of_server(Results(bare))) == ["warning", "ok", "ok"]
     with pages(answers_like_mlflow("3.16.0", lambda _: False)) as address:
         monkeypatch.setenv(TRACKING_VARIABLE, f"http://{address}")
-        assert verdicts(check_stores.of_server(Results(bare))) == ["warning", "ok", "FAILED"]
+        (finding,) = check_stores.of_server(Results(bare))
+    assert finding.verdict == "FAILED"
+    assert "asks for a password: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD must be set" in finding.said
 
 
 def test_a_server_that_asks_nobody_fails_unless_it_is_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

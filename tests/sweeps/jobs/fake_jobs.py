@@ -24,7 +24,7 @@ class FakeJobs:
     log: of every job, in chunks; the first connections break after so many of them as ``cuts`` says. becomes: what a
     job is after its log was read; None where it goes on. followed: set then. status: of all answers, where it is not
     200; faults: of so many lists of jobs, asked for after that, 500. taken: jobs that another client sends at the last
-    moment. refusal: of a job that is sent.
+    moment. refusal: of a job that is sent. tailed: jobs whose logs were asked for.
     """
 
     jobs: list[dict[str, Any]] = field(default_factory=list)
@@ -38,6 +38,7 @@ class FakeJobs:
     followed: threading.Event = field(default_factory=threading.Event)
     sent: list[dict[str, Any]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    tailed: list[str] = field(default_factory=list)
     packages: list[bytes] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     address: str = ""
@@ -91,6 +92,7 @@ class FakeJobs:
         return web.json_response({"job_id": job["submission_id"], "submission_id": job["submission_id"]})
 
     async def _tail(self, request: web.Request, job_id: str) -> web.StreamResponse:
+        self.tailed.append(job_id)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         for number, chunk in enumerate(self.log):

@@ -26,11 +26,11 @@ from sweeps.jobs import server as job_server
 from sweeps.jobs.package import pack
 from sweeps.jobs.server import DEFAULT_ADDRESS, SERVER_VARIABLE, address
 from sweeps.jobs.submit import OF_THE_CLUSTER, Order
-from sweeps.sweep import ADDRESS_VARIABLE, SUBMITTED_VARIABLE, StudySweep
+from sweeps.sweep import ADDRESS_VARIABLE, StudySweep
 from tests.sweeps.conftest import make_study
 from tests.sweeps.jobs.fake_jobs import FakeJobs, serving
 from trainer.declaration import ConfigError
-from trainer.machine import LEDGER_VARIABLE, RESULTS_VARIABLE, TRACKING_VARIABLE, Results
+from trainer.machine import LEDGER_VARIABLE, RESULTS_VARIABLE, SUBMITTED_VARIABLE, TRACKING_VARIABLE, Results
 
 pytest.importorskip("aiohttp_cors", reason="Ray has no client for jobs: pip install '.[cluster]'")
 
@@ -322,6 +322,12 @@ def test_a_head_that_is_just_starting_is_waited_for(
     assert (code, ray.faults) == (0, 0), printed
 
 
+def test_the_log_of_a_job_that_is_not_known_is_not_asked_for(ray: FakeJobs) -> None:
+    """Ray would write into a log of its own who has asked, with the token."""
+    assert job_server.JobServer(ray.address).follow("fig8-run-1") is None
+    assert ray.tailed == []
+
+
 def test_a_server_that_stays_away_is_given_up() -> None:
     with serving(FakeJobs()) as other:
         server = job_server.JobServer(other.address)
@@ -610,9 +616,9 @@ def test_a_job_that_does_not_end_is_said(
     ("arguments", "why"),
     [
         ((), "which job? make cancel JOB=ID, or STUDY=NAME"),
-        (("--job", "theirs"), "--job theirs: no such job of ours at "),
-        (("fig9",), "fig9: not over: no such job of ours at "),
-        (("fig8",), "fig8: not over: fig8-search-1, fig8-final-1: name one, make cancel JOB=fig8-search-1"),
+        (("--job", "theirs"), "--job theirs: there is no such job at "),
+        (("fig9",), "fig9, not over: there is no such job at "),
+        (("fig8",), "fig8, not over: fig8-search-1, fig8-final-1: name one, make cancel JOB=fig8-search-1"),
     ],
 )
 def test_no_job_but_the_one_that_is_meant_is_cancelled(

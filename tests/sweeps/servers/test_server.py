@@ -20,11 +20,12 @@ import psutil
 import pytest
 
 from sweeps.cli import main
-from sweeps.databases import require_different
+from sweeps.databases import BACKEND_VARIABLE, require_different, require_for_mlflow
 from sweeps.deliver import deliver
+from sweeps.ledger import Ledger
+from sweeps.search.suggest import close_storage, open_storage
 from sweeps.servers import server
 from sweeps.servers.server import Address, serve, vault_of
-from sweeps.servers.ui import BACKEND_VARIABLE
 from sweeps.sweep import with_pending
 from sweeps.tracking.tracker import connect
 from tests.sweeps.conftest import Desk, make_records, make_study
@@ -366,3 +367,22 @@ def test_a_password_in_the_ledgers_address_is_not_printed(
 def test_ui_asks_nobody_for_a_password_and_stays_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ui", "--host", "0.0.0.0"]) == 2
     assert "make server HOST=0.0.0.0" in capsys.readouterr().err
+
+
+def test_a_database_that_does_not_let_us_in_is_said_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"MLFLOW_BACKEND_STORE_URI: .*:\*\*\*@127\.0\.0\.1.*refused") as error:
+        require_for_mlflow("postgresql+psycopg://mlflow:hunter2@127.0.0.1:1/mlflow")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="MLFLOW_BACKEND_STORE_URI: nonsense"):
+        require_for_mlflow("nonsense")
+
+
+def test_the_database_of_another_is_refused_though_no_variable_names_it(ledger_url: str, tmp_path: Path) -> None:
+    require_for_mlflow(ledger_url)
+    Ledger(ledger_url).close()
+    with pytest.raises(ConfigError, match="has the tables of the ledger: give each a database of its own"):
+        require_for_mlflow(ledger_url)
+    optuna = f"sqlite:///{tmp_path / 'optuna.db'}"
+    close_storage(open_storage(optuna))
+    with pytest.raises(ConfigError, match="has the tables of Optuna"):
+        require_for_mlflow(optuna)
