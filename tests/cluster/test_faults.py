@@ -66,6 +66,13 @@ def finished(place: Workplace) -> dict[str, int]:
     return {id_: len(trace[id_]) for id_, row in place.rows().items() if row.state == "finished"}
 
 
+def logs_with(lab: Lab, secret: str) -> list[str]:
+    """Whatever was written by what ran in the lab, but for the secrets themselves."""
+    files = [file for file in lab.folder.rglob("*") if file.is_file() and not file.is_relative_to(lab.secrets)]
+    assert any(file.name == "dashboard.log" for file in files)
+    return [file.name for file in files if secret.strip() in file.read_text(encoding="utf-8", errors="ignore")]
+
+
 def test_a_worker_mlflow_and_the_head_are_lost(place: Workplace, undisturbed: Numbers, lab: Lab) -> None:
     study, client = str(place.file), lab.client(place.results.root)
     with submitted(place.folder, client, study) as first:
@@ -80,10 +87,12 @@ def test_a_worker_mlflow_and_the_head_are_lost(place: Workplace, undisturbed: Nu
         lose_in_the_middle(place, lab, "first")
         lab.kill(HEAD)
         lab.kill("second")
+        before = finished(place)
+        lab.start_head()  # while its client still asks for the log
         assert again.wait() not in (0, None), again.printed
-    before = finished(place)
+        assert "Ray does not know job" in again.printed
+    assert logs_with(lab, lab.secret("ray_token")) == []
     assert 2 <= len(before) < len(place.study.trials)
-    lab.start_head()
     lab.start_worker("first")
     lab.start_worker("second")
     with submitted(place.folder, client, study) as last:
