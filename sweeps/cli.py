@@ -599,8 +599,9 @@ def _publish(options: argparse.Namespace) -> int:
     else:
         published = _publish_study(declared, results, ledger)
     if published:
-        uri = hide_passwords(results.tracking_uri)
-        print(f"In MLflow as well: {uri if uri.startswith('http') else f'make ui ({uri})'}")
+        from sweeps.tracking.publish import shown_at
+
+        print(f"In MLflow as well: {shown_at(declared.name, results)}")
     return 0
 
 

@@ -20,15 +20,25 @@ from sweeps.ledger import Ledger
 from sweeps.tracking.notes import Links, Said, description, summary_note
 from sweeps.tracking.outline import SEARCH, Outline
 from sweeps.tracking.tracker import METRICS_A_CALL, NOTE, SUMMARY, UNREACHABLE, Tracker, connect, open_tracker, refusal
-from sweeps.tracking.views import saved
+from sweeps.tracking.views import best_link, saved
 from trainer.declaration import ConfigError
 from trainer.machine import Results
+from trainer.passwords import hide_passwords
 
 STATISTICS = ("n", "mean", "sd", "low", "high")
 OF_SEARCHES = ("tried", "failed", "pruned", "train_seconds", "first/value", "best/value", "best/sd")
 DIGEST_TAG = "report_digest"
 Statistics = tuple[str, int, dict[str, float]]
 """Key of a run, over how many seeds or settings, and the numbers by their metrics' names."""
+
+
+def shown_at(study: str, results: Results) -> str:
+    """Where a browser shows the study's runs: on a server their page, which MLflow's own home leads past; else how."""
+    uri = hide_passwords(results.tracking_uri).rstrip("/")
+    if not uri.startswith("http"):
+        return f"make ui ({uri})"
+    experiment = connect(results).get_experiment_by_name(study)
+    return uri if experiment is None else f"{uri}/{best_link(experiment.experiment_id, experiment.tags)}"
 
 
 def publish(shown: Study | Outline, results: Results, ledger: Ledger) -> bool:

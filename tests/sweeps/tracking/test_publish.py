@@ -12,11 +12,12 @@ from mlflow.tracking import MlflowClient
 from search_spaces.study import Study
 from sweeps.tracking.notes import RUN_LIMIT
 from sweeps.tracking.outline import COLOURS, RUN_COLOUR
-from sweeps.tracking.publish import publish
-from sweeps.tracking.tracker import SUMMARY, Delivery
+from sweeps.tracking.publish import publish, shown_at
+from sweeps.tracking.tracker import SUMMARY, Delivery, connect
 from sweeps.tracking.views import TAG
 from tests.sweeps.conftest import Desk, make_records, make_study
 from trainer.declaration import ConfigError
+from trainer.machine import TRACKING_VARIABLE
 
 STUDY = make_study()
 ERM, AMP = STUDY.cells()
@@ -238,3 +239,16 @@ def test_a_store_that_takes_no_report_is_named(desk: Desk, monkeypatch: pytest.M
     monkeypatch.setattr(MlflowClient, "log_artifacts", full)
     with pytest.raises(ConfigError, match="took no report: disk is full"):
         published(desk)
+
+
+def test_a_study_on_a_server_has_the_address_of_its_page(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown_at("toy", desk.results) == f"make ui ({desk.results.tracking_uri})"
+    report(desk)
+    assert published(desk)
+    client = connect(desk.results)
+    monkeypatch.setenv(TRACKING_VARIABLE, "https://user:hunter2@lab.example.org/")
+    monkeypatch.setattr("sweeps.tracking.publish.connect", lambda _results: client)
+    page = shown_at("toy", desk.results)
+    assert page.startswith("https://user:***@lab.example.org/#/experiments/")
+    assert "workflowType=machine_learning" in page
+    assert shown_at("unknown", desk.results) == "https://user:***@lab.example.org"
