@@ -107,7 +107,8 @@ class SearchSweep(Sweep):
         self._seconds: dict[str, float] = {}
         self._news: list[Added] = []
         self.known = Known([], None)
-        self._owner, self._looked_at = secrets.token_hex(8), time.monotonic()
+        self._owner = secrets.token_hex(8)
+        self._looked_at: float | None = None
         self._storage = open_storage(results.optuna_url)
         self.hunts = [self._hunt(search) for search in tuning.searches]
         for hunt in self.hunts:
@@ -176,9 +177,10 @@ class SearchSweep(Sweep):
         return any(row.state == "pending" and row.failure is None for row in self.rows().values())
 
     def _count_time(self) -> None:
+        """From the first time on that something is to be trained: what was estimated before is no search."""
         now = time.monotonic()
         for hunt in self.hunts:
-            if not hunt.is_over:
+            if self._looked_at is not None and not hunt.is_over:
                 hunt.count_time(now - self._looked_at)
         self._looked_at = now
 

@@ -157,7 +157,7 @@ def test_two_drivers_share_a_search_and_one_is_killed(place: Workplace) -> None:
 
 
 def test_hours_end_it_within_a_trial(tmp_path: Path) -> None:
-    seconds = 10.0
+    seconds = 20.0  # of which Ray and torch take half a dozen to start
     with workplace_in(tmp_path, tuning_file(1000, hours=seconds / 3600), paced=NETWORK_FILE) as place:
         process, began = search(place, jobs=1, **{PAUSE: "0.02"}), 0.0
         place.wait_until(lambda: "before; " in place.printed)

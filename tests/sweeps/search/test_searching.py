@@ -281,6 +281,8 @@ def test_a_killed_driver_s_time_counts(tmp_path: Path, monkeypatch: pytest.Monke
     for _ in range(4):
         with sweep_of(tuning(hours=1.0), tmp_path) as sweep:
             assert not sweep.is_over
+            now += 901  # in which it was planned
+            sweep.grow()
             now += 901
             sweep.grow()
     with sweep_of(tuning(hours=1.0), tmp_path) as sweep:
