@@ -84,6 +84,7 @@ def test_a_worker_mlflow_and_the_head_are_lost(place: Workplace, undisturbed: Nu
     lab.start_mlflow()
     lab.start_worker("second")
     with submitted(place.folder, client, study) as again:
+        wait_until(lambda: "its log follows" in again.printed, lambda: again.printed)
         lose_in_the_middle(place, lab, "first")
         lab.kill(HEAD)
         lab.kill("second")
