@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "server": (),
     "ui": (),
     "dashboard": (),
-    "token": [],
+    "token": (),
 }
 
 
