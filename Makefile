@@ -50,6 +50,7 @@ help: ## list the targets
 	@echo "OTHER, a second study, of compare;"
 	@echo "TRIAL, of trial and forget; DATA=1, of doctor; DRY_RUN=1, of gc and submit; PHASE=final, of submit; JOB, of cancel;"
 	@echo "HEAD=HOST:6379, of ray-worker; CPUS, of ray-head and ray-worker; IP, this machine's address of several, of both;"
+	@echo "RAY_FOLDER, of this user alone, for Ray's sockets, logs and code of jobs, of both;"
 	@echo "GPUS_PER_TRIAL=0.25, four trials on a GPU; RAY_ADDRESS=HOST:PORT or auto, of a Ray that is up;"
 	@echo "of submit, jobs and cancel it is http://HOST:8265, by default on this machine;"
 	@echo "JOBS, trials at a time; DEVICE=cuda, on GPUs; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
