@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import time
+import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ class Nodes:
         self._group = group
         self._cluster = ray.cluster_utils.Cluster(shutdown_at_exit=False)
         (port,) = free_ports(1)  # Ray looks whether it is free although there is no dashboard
-        self._head = self.add(cpus, include_dashboard=False, dashboard_port=port, temp_dir=str(folder))
+        (folder / "ray").mkdir()
+        with unittest.mock.patch.dict(os.environ, RAY_TMPDIR=str(folder)):  # where it notes what auto means
+            self._head = self.add(cpus, include_dashboard=False, dashboard_port=port, temp_dir=str(folder))
         self.address = str(self._cluster.address)
 
     def add(self, num_cpus: int = 1, **settings: Any) -> psutil.Process:
