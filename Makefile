@@ -4,6 +4,7 @@ STUDY ?= fig8-mnist5k
 RESULTS ?= results
 PORT ?= 5000
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 export SWEEPS_RESULTS := $(RESULTS)
 
 RUN := .venv/bin/python
@@ -14,6 +15,8 @@ SHARE = $(if $(GPUS_PER_TRIAL),--gpus-per-trial $(GPUS_PER_TRIAL))
 ADDRESS = $(if $(RAY_ADDRESS),--address $(RAY_ADDRESS))
 FILTERS = $(foreach item,$(ONLY),--only '$(item)') $(if $(SEEDS),--seeds $(SEEDS))
 BUDGET = $(if $(YES),--yes) $(if $(MAX_HOURS),--max-hours $(MAX_HOURS)) $(if $(MAX_TRIALS),--max-trials $(MAX_TRIALS))
+# A file's tests stay in one process, and the files in their order, of which the slow ones are the first.
+AT_ONCE = --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 NAMED_FILE = [ -n '$(FILE)' ] || { echo "error: FILE=PATH: name the file" >&2; exit 2; }
 
 # Ray lets every user of the machine into its folder, and change the code of jobs there; nobody else comes through ours.
@@ -53,7 +56,8 @@ help: ## list the targets
 	@echo "RAY_FOLDER, of this user alone, for Ray's sockets, logs and code of jobs, of both;"
 	@echo "GPUS_PER_TRIAL=0.25, four trials on a GPU; RAY_ADDRESS=HOST:PORT or auto, of a Ray that is up;"
 	@echo "of submit, jobs and cancel it is http://HOST:8265, by default on this machine;"
-	@echo "JOBS, trials at a time; DEVICE=cuda, on GPUs; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv."
+	@echo "JOBS, trials at a time; DEVICE=cuda, on GPUs; PORT=$(PORT), of make ui; PYTHON=$(PYTHON), which makes .venv;"
+	@echo "TEST_PROCESSES=$(TEST_PROCESSES), tests at a time, of make test."
 
 sweep: .venv/installed ## train what STUDY still lacks, then show its table and draw its figures
 	@$(RUN) -m sweeps run '$(STUDY)' $(MACHINE) $(SHARE) $(ADDRESS) $(FILTERS) $(BUDGET); code=$$?; \
@@ -190,7 +194,7 @@ cluster-logs: ## show what they print, until Ctrl-C
 	@$(COMPOSE) logs --follow --tail 100
 
 test: .venv/installed-test ## pass the tests, but for those of the four targets that follow
-	@$(RUN) -m pytest -m 'not faults and not browser and not cluster'
+	@$(RUN) -m pytest $(AT_ONCE) -m 'not faults and not browser and not cluster'
 
 test-browser: .venv/installed-browser ## look at MLflow's pages and a report's in headless Chromium, which CHROMIUM may name
 	@$(RUN) -m pytest -m browser tests/browser

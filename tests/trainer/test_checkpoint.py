@@ -238,6 +238,7 @@ def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
         ("another-machine", 10**30, 23, True),
         ("another-machine", os.getpid(), 25, False),
     ],
+    ids=["lives", "parent lives", "lives too long", "dead", "elsewhere", "elsewhere too long"],
 )
 def test_what_a_live_writer_writes_stays(tmp_path: Path, host: str, pid: int, hours: float, stays: bool) -> None:
     beside = tmp_path / f".file.{host}.{pid}.0123abcd"
