@@ -14,7 +14,7 @@ from sweeps.cluster.connection import ray_for, shared_folder  # first: Ray finds
 
 # isort: split
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, TaskUnschedulableError
 
 from sweeps.cluster.job_code import portable
 from sweeps.cluster.node import Node, trials_at_once
@@ -27,6 +27,8 @@ from trainer.machine import Results
 
 LOOK_EVERY_SECONDS = 5.0
 """At the nodes that there are."""
+PATIENCE_SECONDS = 60.0
+"""With nodes that were fit and are gone: started anew, or evicted, they come back."""
 Answer = ray.ObjectRef[list[str]]
 
 
@@ -58,10 +60,14 @@ class _Nodes:
     _fit: list[Node] = field(default_factory=list)
     _waiting: dict[Answer, tuple[Job, frozenset[str]]] = field(default_factory=dict)
     """Jobs that were sent, with the nodes on any of which they may be done."""
+    _losses: Counter[str] = field(default_factory=Counter)
+    """Of workers, by trial."""
     _looked: float = -math.inf
+    _last_fit: float = -math.inf
+    """When there was a fit node."""
 
     def measured(self, jobs: Sequence[Job], started: Started) -> Generator[Done, None, None]:
-        left, waiting, losses = deque(jobs), self._waiting, Counter[str]()
+        left, waiting = deque(jobs), self._waiting
         while left or waiting:
             self._follow()
             left.extend(self._stranded())
@@ -70,16 +76,29 @@ class _Nodes:
                 waiting[self._sent(job)] = job, frozenset(self._ids)
             for job, _ in waiting.values():
                 started(job.trial.trial_id)
-            for answer in ray.wait(list(waiting), timeout=SHOW_EVERY_SECONDS)[0]:
+            for answer in self._done():
                 (job, _), outcome = waiting.pop(answer), _outcome(answer)
                 if not isinstance(outcome, RayError):
                     yield job, outcome
-                    continue
-                losses[job.trial.trial_id] += 1
-                if losses[job.trial.trial_id] < LOST_WORKER_TRIES:
+                elif self._is_tried_again(job, outcome):
                     left.append(job)
                 else:
                     yield lost_worker(job, _line(outcome).partition(". ")[0])
+
+    def _is_tried_again(self, job: Job, error: RayError) -> bool:
+        """So many workers it may lose; that all nodes went before it came to any is none of its doing."""
+        if isinstance(error, TaskUnschedulableError):
+            self._looked = -math.inf
+            return True
+        self._losses[job.trial.trial_id] += 1
+        return self._losses[job.trial.trial_id] < LOST_WORKER_TRIES
+
+    def _done(self) -> list[Answer]:
+        """Those of the jobs that are, after some time at most, which passes as well where none could be sent."""
+        if self._waiting:
+            return ray.wait(list(self._waiting), timeout=SHOW_EVERY_SECONDS)[0]
+        time.sleep(SHOW_EVERY_SECONDS)
+        return []
 
     @property
     def _ids(self) -> Iterator[str]:
@@ -103,13 +122,22 @@ class _Nodes:
         self._asked.update(node.id for node in new)
         if wrong := unfit(new, self.folder):
             self.say(f"{clauses(wrong)}: nothing is measured there")
-        ids = {node.id for node in able}
+        ids, gone = {node.id for node in able}, self._fit
         self._fit = [node for node in [*self._fit, *new] if node.id in ids and node not in wrong]
-        if not self._fit:
-            wanted = "a CPU" if self.device == "cpu" else "a GPU, and a CPU beside it"
+        if self._fit:
+            self._last_fit = self._looked
+        else:
+            self._wait_for_one(had=bool(gone))
+
+    def _wait_for_one(self, had: bool) -> None:
+        """Raises ConfigError where there never was a fit node, or has been none for too long."""
+        wanted = "a CPU" if self.device == "cpu" else "a GPU, and a CPU beside it"
+        if self._looked - self._last_fit > PATIENCE_SECONDS:
             raise ConfigError(
                 f"{ADDRESS_VARIABLE}: no fit node has {wanted} to measure probes: make probe, once there is one"
             )
+        if had:
+            self.say(f"the last node that measured probes is gone: another one is waited for, {PATIENCE_SECONDS:.0f} s")
 
     def _sent(self, job: Job) -> Answer:
         """Ray's own retries are off: after a lack of memory it would try for ever.

@@ -139,6 +139,21 @@ def test_a_node_is_lost_while_it_measures(ward: Ward, monkeypatch: pytest.Monkey
     assert_measured(ward.place)
 
 
+def test_all_nodes_are_lost_and_another_comes(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = ward.place.run()
+    ward.place.wait_until(lambda: ward.at_work() is not None)
+    lost = {pid for node in ward.workers for pid in descendants(node)}
+    for node in ward.workers:
+        kill_node(node)
+    ward.place.wait_until(lambda: "another one is waited for" in ward.place.printed)
+    ward.nodes.add()
+    assert process.wait(timeout=120) == 0, ward.place.printed
+    assert "probed: probes of 6 of 6 trials measured" in ward.place.printed
+    assert set(ward.pids()) - lost, "the new node measured nothing"
+    monkeypatch.delenv(TRACE)
+    assert_measured(ward.place)
+
+
 def test_interrupted_it_goes_on_and_one_that_kills_its_workers_is_told(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:

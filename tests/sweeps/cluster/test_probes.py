@@ -71,6 +71,27 @@ def test_where_no_fit_node_is_left_it_is_said(monkeypatch: pytest.MonkeyPatch) -
     assert site.asked == ["blind"], "a node without a GPU is not asked"
 
 
+def test_where_all_are_gone_another_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, slept = Site(monkeypatch, GOOD), list[float]()
+    monkeypatch.setattr("time.sleep", slept.append)
+    nodes = site.nodes()
+    nodes._follow()
+    site.there = []
+    for _ in range(2):
+        nodes._follow()
+        assert nodes._done() == []
+    assert site.said == ["the last node that measured probes is gone: another one is waited for, 60 s"]
+    assert len(slept) == 2, "it does not spin"
+    site.there = [LATE]
+    nodes._follow()
+    assert list(nodes._ids) == ["late"]
+    site.there = []
+    nodes._follow()
+    monkeypatch.setattr(probes, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(ConfigError, match="no fit node has a CPU to measure probes"):
+        nodes._follow()
+
+
 def test_what_was_sent_to_nodes_that_are_gone_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     site, cancelled = Site(monkeypatch, GOOD, LATE), list[object]()
     monkeypatch.setattr("ray.cancel", lambda answer, force: cancelled.append(answer))
