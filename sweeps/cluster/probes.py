@@ -77,17 +77,17 @@ class _Nodes:
             for job, _ in waiting.values():
                 started(job.trial.trial_id)
             for answer in self._done():
-                (job, _), outcome = waiting.pop(answer), _outcome(answer)
+                (job, nodes), outcome = waiting.pop(answer), _outcome(answer)
                 if not isinstance(outcome, RayError):
                     yield job, outcome
-                elif self._is_tried_again(job, outcome):
+                elif self._is_tried_again(job, nodes, outcome):
                     left.append(job)
                 else:
                     yield lost_worker(job, _line(outcome).partition(". ")[0])
 
-    def _is_tried_again(self, job: Job, error: RayError) -> bool:
-        """So many workers it may lose; that all nodes went before it came to any is none of its doing."""
-        if isinstance(error, TaskUnschedulableError):
+    def _is_tried_again(self, job: Job, nodes: frozenset[str], error: RayError) -> bool:
+        """So many workers it may lose; that all its nodes went before it came to any is none of its doing."""
+        if isinstance(error, TaskUnschedulableError) and nodes.isdisjoint(node.id for node in alive()):
             self._looked = -math.inf
             return True
         self._losses[job.trial.trial_id] += 1

@@ -9,10 +9,13 @@ import pytest
 
 from sweeps.cluster import probes  # before Ray, for which it sets a token
 from sweeps.cluster.node import Node
-from sweeps.probe_worker import Job
+from sweeps.probe_worker import LOST_WORKER_TRIES, Job
 from tests.sweeps.conftest import make_trial
 from trainer.declaration import ConfigError
 from trainer.machine import Machine, Results
+
+# isort: split
+from ray.exceptions import TaskUnschedulableError
 
 GOOD, BLIND, LATE = Node("good", "good", 2), Node("blind", "blind", 2), Node("late", "late", 1)
 JOB = Job(make_trial(), (), Machine(data_dir=Path("data")), Results(Path("results")))
@@ -90,6 +93,16 @@ def test_where_all_are_gone_another_is_waited_for_but_not_for_ever(monkeypatch: 
     monkeypatch.setattr(probes, "PATIENCE_SECONDS", 0.0)
     with pytest.raises(ConfigError, match="no fit node has a CPU to measure probes"):
         nodes._follow()
+
+
+def test_a_job_is_not_to_blame_for_nodes_that_went_before_it_came_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(monkeypatch, GOOD)
+    nodes, sent_to, error = site.nodes(), frozenset({"good"}), TaskUnschedulableError("no such node")
+    site.there = []
+    assert all(nodes._is_tried_again(JOB, sent_to, error) for _ in range(9))
+    site.there = [GOOD]
+    tried = [nodes._is_tried_again(JOB, sent_to, error) for _ in range(LOST_WORKER_TRIES)]
+    assert tried == [True] * (LOST_WORKER_TRIES - 1) + [False], "it would be sent for ever to a node that cannot do it"
 
 
 def test_what_was_sent_to_nodes_that_are_gone_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
