@@ -171,6 +171,9 @@ token: .venv/installed ## make the token by which the machines of a Ray cluster 
 ray-head: .venv/installed-cluster ## start Ray's head here, until Ctrl-C: drivers of jobs run on it, with CPUS=N so many trials too
 	@$(RUN) -m sweeps token > /dev/null
 	@$(PRIVATE)
+	@$(RUN) -m sweeps.servers.head || exit 2
+	@echo "To train: make submit, in another terminal. On other machines: make ray-worker HEAD=IP:6379, with the node"
+	@echo "IP that follows. Ctrl-C ends this head alone; ray stop, as Ray says below, would end sweeps as well."
 	@$(RAY) --head --dashboard-host=127.0.0.1 --num-cpus=$(or $(CPUS),0) $(if $(CPUS),,--num-gpus=0)
 
 ray-worker: .venv/installed-cluster ## let this machine train for the head at HEAD, until Ctrl-C; it needs the head's token

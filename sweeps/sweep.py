@@ -136,9 +136,7 @@ class Sweep(ABC):
         """The variables by which make finds this study, these results and these trials again."""
         if submitted := os.environ.get(SUBMITTED_VARIABLE):
             return submitted
-        elsewhere = self.results.root != Path("results").resolve()
-        results = f" RESULTS={shlex.quote(str(self.results.root))}" if elsewhere else ""
-        return f"STUDY={shlex.quote(self.reference)}{results}"
+        return f"STUDY={shlex.quote(self.reference)}{self.results.as_make}"
 
 
 @dataclass(frozen=True)

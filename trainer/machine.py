@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +67,11 @@ class Results:
     def here(cls) -> Results:
         """The folder that ``SWEEPS_RESULTS`` names, else ``results`` in the working directory; always absolute."""
         return cls(Path(os.environ.get(RESULTS_VARIABLE) or "results").resolve())
+
+    @property
+    def as_make(self) -> str:
+        """The variable by which make finds this folder again, with a blank before it; empty where it would anyway."""
+        return "" if self.root == Path("results").resolve() else f" RESULTS={shlex.quote(str(self.root))}"
 
     @property
     def data(self) -> Path:

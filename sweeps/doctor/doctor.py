@@ -52,5 +52,5 @@ def doctor(results: Results, verify_data: bool) -> int:
     for finding in examine(checks(results, verify_data)):
         print(finding.line(), flush=True)
         count[finding.verdict] += 1
-    print(f"{count['ok']} ok, {count['warning']} warnings, {count['FAILED']} failed")
+    print(f"{count['ok']} ok, {count['warning']} warning{'s' * (count['warning'] != 1)}, {count['FAILED']} failed")
     return 1 if count["FAILED"] else 0

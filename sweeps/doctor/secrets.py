@@ -76,7 +76,7 @@ def check_ray_folders() -> Iterator[Finding]:
     import psutil
 
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # it ended just now, or is somebody else's
+        with contextlib.suppress(psutil.Error, FileNotFoundError):  # ended just now, somebody else's, in a container
             if process.uids().effective == os.geteuid():
                 for folder in ray_folders(process.cmdline()):
                     yield of_ray_folder(folder)

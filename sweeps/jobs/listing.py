@@ -52,15 +52,15 @@ def _chosen(server: JobServer, reference: str | None, job_id: str | None) -> Job
     jobs = server.jobs()
     if job_id is not None:
         found = [job for job in jobs if job.id == job_id]
-        what = f"--job {job_id}"
+        what, none = f"--job {job_id}", "there is no such job"
     elif reference is not None:
         name = find_any(reference).name if is_file(reference) else reference
         found = [job for job in jobs if job.study == name and not job.is_over]
-        what = f"{name}, not over"
+        what, none = name, "no job of it goes on"
     else:
         raise ConfigError("which job? make cancel JOB=ID, or STUDY=NAME")
     if not found:
-        raise ConfigError(f"{what}: there is no such job at {server.address}: make jobs{at(server.address)} lists all")
+        raise ConfigError(f"{what}: {none} at {server.address}: make jobs{at(server.address)} lists all")
     if len(found) > 1:
         raise ConfigError(f"{what}: {', '.join(job.id for job in found)}: name one, make cancel JOB={found[0].id}")
     return found[0]

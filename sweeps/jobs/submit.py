@@ -159,7 +159,10 @@ def submit(order: Order, address: str, dry_run: bool = False) -> int:
     except KeyboardInterrupt:
         print(f"\nJob {job_id} goes on. To follow it again: {sending.how_to_go_on}")
     except UnansweredError as error:
-        print(f"{error}: job {job_id} goes on where Ray does. To look for it again: {sending.how_to_go_on}")
+        print(
+            f"{error}. Where Ray goes on, so does job {job_id}; one that has ended has lost it. The same command"
+            f" follows it, or sends it again, to go on where it was: {sending.how_to_go_on}"
+        )
     return INTERRUPTED
 
 

@@ -94,7 +94,7 @@ def _elsewhere(results: Results) -> Iterator[str]:
     for variable, url in urls.items():
         if not url.startswith("sqlite:"):
             yield f"Not in it: {hide_passwords(url)} ({variable}); docs/operations.md says how, and in what order"
-    yield "Not in it: data sets, which make fetch brings again"
+    yield "Not in it: data sets. make fetch brings downloads again; of your own images keep the folder, for make digest"
 
 
 def restore(path: Path, results: Results) -> None:
@@ -109,7 +109,11 @@ def restore(path: Path, results: Results) -> None:
             _put(archive, name, results.root / name)
         print(f"{len(archive.names)} files of {path} are in {results.root}")
         if archive.about.get("root") != str(results.root) and "mlflow.db" in archive.names:
-            print("They were in another folder, where MLflow looks for artifacts: remove mlflow.db, make deliver")
+            print(
+                "They were in another folder, where MLflow looks for artifacts: remove"
+                f" {results.root / 'mlflow.db'}, then, of each study, make deliver STUDY=...{results.as_make} and"
+                f" make report STUDY=...{results.as_make}"
+            )
 
 
 def _put(archive: Archive, name: str, path: Path) -> None:

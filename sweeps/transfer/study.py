@@ -165,7 +165,7 @@ def import_study(path: Path, ledger: Ledger, results: Results) -> int:
         wanted = [(one.row, one.measured) for one in moved if fates[one.row.trial_id] == "taken over"]
         admitted = ledger.admit(wanted)
         fates |= {row.trial_id: "running here" for row, _ in wanted if row.trial_id not in admitted}
-        print("\n".join([*_imported(archive.about, fates), f"Checkpoints are in {results.root}", *refused]))
+        print("\n".join([*_imported(archive.about, fates, results), f"Checkpoints are in {results.root}", *refused]))
     return 1 if refused or "refused" in fates.values() else 0
 
 
@@ -344,7 +344,7 @@ def _merge_searches(searches: Sequence[Mapping[str, Any]], ledger: Ledger, resul
     return [f"search {printable(key)} has tried other settings here: it stays as it is" for key in gone_another_way]
 
 
-def _imported(about: Mapping[str, Any], fates: Mapping[str, Fate]) -> Iterator[str]:
+def _imported(about: Mapping[str, Any], fates: Mapping[str, Fate], results: Results) -> Iterator[str]:
     counts = Counter(fates.values())
     parts = [f"{counts[fate]} {fate}" for fate in get_args(Fate) if counts[fate]]
     name = str(about["study"])
@@ -355,5 +355,5 @@ def _imported(about: Mapping[str, Any], fates: Mapping[str, Fate]) -> Iterator[s
     if counts["running here"]:
         yield "What is running here was left alone: import again once it is over"
     command = "search, or freeze," if about.get("searched") else "sweep"
-    called = "FILE.py" if about.get("own_file") else name
+    called = ("FILE.py" if about.get("own_file") else name) + results.as_make
     yield f"To go on: make {command} STUDY={called}; to show it in MLflow: make deliver STUDY={called}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.cluster.ray_token import PATH_VARIABLE, TOKEN_VARIABLE, make_token
+from sweeps.doctor import secrets
 from sweeps.doctor.finding import Finding
 from sweeps.doctor.secrets import (
     check_addresses,
@@ -91,6 +92,12 @@ def test_the_folder_of_a_ray_is_read_off_its_raylet() -> None:
     assert ray_folders(RAYLET) == [Path("/tmp/ours/ray")]
     assert ray_folders(["python", *RAYLET]) == []
     assert ray_folders([]) == []
+
+
+def test_a_ray_that_has_gone_meanwhile_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Or that lies in a container, whose processes are seen from here and whose files are not."""
+    monkeypatch.setattr(secrets, "ray_folders", lambda _command: [tmp_path / "gone" / "ray"])
+    assert list(secrets.check_ray_folders()) == []
 
 
 @pytest.mark.parametrize("closed", [True, False])

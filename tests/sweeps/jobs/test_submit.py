@@ -129,8 +129,9 @@ def test_a_job_whose_server_stays_away_goes_on(
     monkeypatch.setattr(job_server.JobServer, "follow", lost)
     code, printed = submit("fig8-digits")
     assert code == 130
-    last = f"To look for it again: make submit STUDY=fig8-digits RAY_ADDRESS={ray.address}"
-    assert printed.splitlines()[-1] == f"nothing answers: job fig8-digits-run-1 goes on where Ray does. {last}"
+    last = printed.splitlines()[-1]
+    assert last.startswith("nothing answers. Where Ray goes on, so does job fig8-digits-run-1; ")
+    assert last.endswith(f": make submit STUDY=fig8-digits RAY_ADDRESS={ray.address}")
 
 
 class Elsewhere(http.server.BaseHTTPRequestHandler):
@@ -617,8 +618,8 @@ def test_a_job_that_does_not_end_is_said(
     [
         ((), "which job? make cancel JOB=ID, or STUDY=NAME"),
         (("--job", "theirs"), "--job theirs: there is no such job at "),
-        (("fig9",), "fig9, not over: there is no such job at "),
-        (("fig8",), "fig8, not over: fig8-search-1, fig8-final-1: name one, make cancel JOB=fig8-search-1"),
+        (("fig9",), "fig9: no job of it goes on at "),
+        (("fig8",), "fig8: fig8-search-1, fig8-final-1: name one, make cancel JOB=fig8-search-1"),
     ],
 )
 def test_no_job_but_the_one_that_is_meant_is_cancelled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -61,7 +62,9 @@ def test_all_but_the_data_comes_back(results: Results, tmp_path: Path, capsys: p
             assert database.execute("SELECT name FROM it").fetchall() == [(name,)]
     texts = set(brought) - set(backup.DATABASES)
     assert {name: brought[name] for name in texts} == {name: saved[name] for name in texts}
-    assert "another folder" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "another folder" in printed
+    assert f"make report STUDY=... RESULTS={shlex.quote(str(copy.root))}" in printed
 
 
 def test_what_is_secret_stays_so(results: Results, tmp_path: Path) -> None:

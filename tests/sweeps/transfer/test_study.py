@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def test_all_of_it_arrives(here: Place, there: Place, tmp_path: Path, capsys: py
     assert "toy: 4 trials in" in printed
     assert "1 pending, 1 finished, 1 diverged, 1 failed" in printed
     assert "toy: 4 trials: 4 taken over\n" in printed
-    assert "make deliver STUDY=toy" in printed
+    assert f"make deliver STUDY=toy RESULTS={shlex.quote(str(there.results.root))}" in printed
 
 
 def test_again_it_changes_nothing(here: Place, there: Place, tmp_path: Path) -> None:
