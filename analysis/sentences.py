@@ -154,8 +154,19 @@ def answer(frame: pd.DataFrame, table: pd.DataFrame) -> str:
 
 
 def _chosen(row: pd.Series[typing.Any], block: pd.DataFrame, column: Column) -> str:
-    mean = interval_text(row, column)
-    return f"{row['name']}, chosen on validation, has a {column.title} of {mean}; {_against_erm(row, block, column)}."
+    mean, against = interval_text(row, column), _against_erm(row, block, column)
+    said = f"{row['name']}, chosen on validation, has a {column.title} of {mean}; {against}."
+    return said + "".join(_at_edge(row, block[block["method"] == row["method"]]))
+
+
+def _at_edge(row: pd.Series[typing.Any], tried: pd.DataFrame) -> Iterator[str]:
+    """Of each number that the settings of the chosen one's method differ in, where it is the least or the greatest."""
+    for name in (name for name in map(str, tried.columns) if name.startswith("method.")):
+        values = pd.to_numeric(tried[name], errors="coerce").dropna()
+        for word, edge in (("lowest", values.min()), ("highest", values.max())):
+            if values.nunique() > 2 and row[name] == edge:
+                parameter, direction = name.removeprefix("method."), word.replace("est", "er")
+                yield f" Its {parameter} is the {word} of {values.nunique()} tried: a {direction} one may be better."
 
 
 def _lowest(block: pd.DataFrame, column: Column) -> str:
@@ -189,7 +200,8 @@ def _against_erm(row: pd.Series[typing.Any], block: pd.DataFrame, column: Column
     p = row["difference/p_holm"]
     corrected = f", Holm-corrected for {n}" if n > 1 else ""
     test = "" if math.isnan(p) else f", {equation_text(p)} (paired t-test{corrected})"
-    return f"paired difference to ERM {difference_text(row, column)}, {lower}{test}"
+    shown = ": no difference is shown" if p >= SIGNIFICANCE else ""
+    return f"paired difference to ERM {difference_text(row, column)}, {lower}{test}{shown}"
 
 
 def over_blocks(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:

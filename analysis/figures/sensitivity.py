@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.compare import BASELINE, estimate
+from analysis.compare import BASELINE, Estimate, Values, estimate
 from analysis.figures.base import (
     AMP_COLOUR,
     CHOSEN_COLOUR,
@@ -206,9 +207,20 @@ def _curve(axes: Axes, curve: Curve, metric: str, scale: float, marker: str, lin
     if any(point.n > 1 for point in found):
         low, high = [point.low for point in found], [point.high for point in found]
         axes.fill_between(x, low, high, color=AMP_COLOUR, alpha=0.2, linewidth=0, label="AMP, 95% interval")
+        _bars(axes, x, found)
     means = [point.mean for point in found]
     axes.plot(x, means, color=AMP_COLOUR, marker=marker, linestyle=line, label="AMP, mean over seeds")
     seeds(axes, curve.amp[name], curve.amp[metric] * scale, AMP_COLOUR, "AMP, a seed")
+
+
+def _bars(axes: Axes, x: Values, found: Sequence[Estimate]) -> None:
+    """Intervals that no band shows, for it needs two beside each other: equal seeds, or one, have none."""
+    known = [math.isfinite(point.low) for point in found]
+    beside = zip([False, *known], [*known[1:], False], strict=False)
+    lone = [i for i, (is_known, near) in enumerate(zip(known, beside, strict=True)) if is_known and not any(near)]
+    if lone:
+        means, low = (np.array([getattr(found[i], name) for i in lone]) for name in ("mean", "low"))
+        axes.errorbar(x[lone], means, yerr=means - low, fmt="none", ecolor=AMP_COLOUR, capsize=2)
 
 
 def _level(axes: Axes, curve: Curve, metric: str, scale: float) -> None:
@@ -268,7 +280,9 @@ def _caption(material: Material, curve: Curve) -> str:
         f"{curve.title}: training and {part} risk, error and ECE at the last epoch against AMP's {parameter.values}"
         f" {parameter.label(curve.amp).partition(' ')[2]}, with {curve.fixed}. Circles are means over"
         f" {seed_counts(curve.amp)} seeds, their band is the 95% Student-t interval, the dashed line and its band are"
-        " ERM's; every dot is a seed. Bands cover the choice of the seed, not that of the images."
+        " ERM's; every dot is a seed. Equal seeds have no interval; a bar is one that no band joins to a neighbour's."
+        " Axes are made for the seeds: a wider band leaves them, and is whole in the tables. Bands cover the choice of"
+        " the seed, not that of the images."
     )
     if _chosen(material, curve):
         text += " The dotted line is the setting with the lowest mean validation NLL, chosen without the test set."

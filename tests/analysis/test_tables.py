@@ -159,6 +159,25 @@ def test_what_was_chosen_on_validation_is_what_is_answered() -> None:
     assert text_rows(found, frame, table)[3][1] == "0.2 *"
 
 
+@pytest.mark.parametrize(("best", "said"), [(0.1, "lowest of 3 tried: a lower"), (0.3, "highest of 3 tried: a higher")])
+def test_a_choice_at_the_edge_of_what_was_tried_is_said(best: float, said: str) -> None:
+    found = study([Erm(), *(Amp(epsilon=epsilon) for epsilon in (0.1, 0.2, 0.3))], validation=True)
+    frame = frame_of(found, {"Erm": 0.3, 0.1: 0.25, 0.2: 0.25, 0.3: 0.25} | {best: 0.2})
+    assert answer(frame, cells_table(found, frame)).endswith(f" Its epsilon is the {said} one may be better.")
+    two = study([Erm(), *(Amp(epsilon=epsilon) for epsilon in (0.1, 0.3))], validation=True)
+    frame = frame_of(two, {"Erm": 0.3, 0.1: 0.25, 0.3: 0.25} | {best: 0.2})
+    assert "tried" not in answer(frame, cells_table(two, frame)), "of two each is at an edge"
+
+
+def test_a_difference_that_is_none_is_not_left_to_the_reader() -> None:
+    found = study([Erm(), Amp(epsilon=0.2)], 4)
+    frame = frame_of(found, {"Erm": 0.3, 0.2: 0.3})
+    frame.loc[frame["cell"] == "Amp", "test/nll"] += [0.01, -0.02, 0.015, -0.015]
+    assert "(paired t-test): no difference is shown. " in answer(frame, cells_table(found, frame))
+    frame.loc[frame["cell"] == "Amp", "test/nll"] -= 0.2
+    assert "no difference is shown" not in answer(frame, cells_table(found, frame))
+
+
 def test_methods_with_one_setting_each_are_compared_and_not_chosen() -> None:
     found = study([Erm(), Rmp(epsilon=0.1), Amp(epsilon=0.2)], validation=True)
     frame = frame_of(found, {"Erm": 0.3, "Rmp": 0.31, 0.2: 0.2})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import Rectangle
 
 from analysis.figures import sensitivity
@@ -160,6 +161,26 @@ def test_seeds_that_are_missing_are_no_points_and_are_said() -> None:
     assert len(points(axes, "AMP, a seed")) == 7
     assert points(axes, "AMP, mean over seeds")[-1] == (0.4, 0.24)
     assert "Not every seed has a number: Amp epsilon=0.4 1 diverged, 1 missing of 3." in drawn.caption
+
+
+def test_an_interval_between_points_that_have_none_is_a_bar() -> None:
+    """A band between 0.1 and 0.2 needs both; all seeds of 0.2 agree."""
+
+    def equal(trial: TrialConfig) -> Mapping[str, float] | str:
+        found = numbers(trial)
+        if isinstance(found, str) or not isinstance(trial.method, Amp) or trial.method.epsilon != 0.2:
+            return found
+        return {**found, "test/nll": 0.2}
+
+    (drawn,) = sensitivity.draw(made_material(study_of(RADII), equal))
+    (bars,) = panel(drawn.figure, "test risk (NLL)").containers
+    assert isinstance(bars, ErrorbarContainer)
+    heights = [segment[:, 1] for segment in bars.lines[2][0].get_segments()]
+    half = 4.302653 * 0.01 / 3**0.5  # t(0.975, 2) · sd / sqrt(n)
+    assert [list(ends) for ends in heights] == [
+        pytest.approx([mean - half, mean + half], rel=1e-5) for mean in (0.26, 0.25)
+    ]
+    assert not panel(drawn.figure, "test error (%)").containers, "there the band is whole"
 
 
 def test_no_amp_or_one_setting_is_no_curve() -> None:
