@@ -31,8 +31,8 @@ def test_the_study_of_ones_own_images_can_be_planned(tmp_path: Path) -> None:
     path = tmp_path / "my_images.py"
     path.write_text(next(block for block in python_blocks() if "IMAGES = ImageFolder(" in block))
     study = find(str(path))
-    assert len(study.trials) == 15
-    assert len(study.cells()) == 3
+    assert len(study.trials) == 30
+    assert len(study.cells()) == 6
 
 
 def test_the_tuning_of_ones_own_can_be_searched(tmp_path: Path) -> None:

@@ -363,7 +363,7 @@ class TwoSpirals(Declaration):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFolder(Declaration):
-    """A user's own images: a folder a class, read once by ``python -m sweeps digest PATH``, which prints this line.
+    """A user's own images: a folder a class, read once by ``make digest FOLDER=PATH``, which prints this line.
 
     digest: of the decoded images, ``TRAIN:TEST`` for a folder with ``train`` and ``test`` in it, else one for all.
     classes: their number. test: for a folder without ``train`` and ``test`` the share that is the test set.
@@ -375,7 +375,7 @@ class ImageFolder(Declaration):
 
     def check(self) -> None:
         known = re.fullmatch("[0-9a-f]{16}(:[0-9a-f]{16})?", self.digest)
-        self.require(known is not None, "digest", "what `python -m sweeps digest PATH` prints")
+        self.require(known is not None, "digest", "what `make digest FOLDER=PATH` prints")
         self.require(self.classes >= 2, "classes", ">= 2")
         split = (self.test is None) == (":" in self.digest)
         self.require(split, "test", "a Holdout for one digest, None for TRAIN:TEST, which is split already")

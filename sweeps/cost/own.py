@@ -75,7 +75,7 @@ def _shape_and_images_of_folder(dataset: ImageFolder, data_dir: Path) -> tuple[t
 
     if absent := not_there(dataset, data_dir):
         raise absent
-    again = "run `python -m sweeps digest PATH` again"
+    again = "run `make digest FOLDER=PATH` again"
     stored = {part: read_part(file, again).examples.images for part, file in part_files(dataset, data_dir).items()}
     shape = tuple(next(iter(stored.values())).shape[1:])
     if dataset.test is None:

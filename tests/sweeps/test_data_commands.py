@@ -88,7 +88,7 @@ def test_what_it_says_to_run_can_be_pasted(tmp_path: Path, capsys: pytest.Captur
 def test_run_asks_for_a_folder_of_images(tmp_path: Path, results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     message = refusal(capsys, "run", study_file(tmp_path, FOLDER))
     assert message.startswith(
-        f"ImageFolder: imagefolder-all-0123456789abcdef.pt is not in {results.data}: run `python -m"
+        f"ImageFolder: imagefolder-all-0123456789abcdef.pt is not in {results.data}: run `make digest"
     )
 
 
@@ -176,7 +176,7 @@ def test_fetch_goes_on_with_the_others(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_fetch_cannot_bring_a_users_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "python -m sweeps digest PATH" in refusal(capsys, "fetch", study_file(tmp_path, FOLDER))
+    assert "make digest FOLDER=PATH" in refusal(capsys, "fetch", study_file(tmp_path, FOLDER))
 
 
 @pytest.mark.parametrize("command", ["fetch", "digest"])

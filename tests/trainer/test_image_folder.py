@@ -264,7 +264,7 @@ def test_what_is_not_on_this_machine_is_asked_for(split: Path, fresh: Machine) -
     for act in (lambda: load(trial(declared), fresh), lambda: fetch(declared, fresh.data_dir)):
         message = refusal(act)
         assert f"imagefolder-train-{declared.digest[:16]}.pt is not in {fresh.data_dir}" in message
-        assert "run `python -m sweeps digest PATH` on this machine" in message
+        assert "run `make digest FOLDER=PATH` here" in message
 
 
 def test_other_content_under_the_name_is_refused(split: Path, fresh: Machine) -> None:
@@ -274,7 +274,7 @@ def test_other_content_under_the_name_is_refused(split: Path, fresh: Machine) ->
     for act in (lambda: load(trial(declared), fresh), lambda: fetch(declared, fresh.data_dir)):
         message = refusal(act)
         assert f"the train part is {declared.digest[17:]}, declared is {declared.digest[:16]}" in message
-        assert f"delete {paths[0]} and run `python -m sweeps digest PATH` again" in message
+        assert f"delete {paths[0]} and run `make digest FOLDER=PATH` again" in message
 
 
 def test_the_declared_number_of_classes_is_verified(split: Path, fresh: Machine) -> None:

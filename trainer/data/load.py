@@ -115,7 +115,7 @@ def _cure(dataset: Dataset, path: Path) -> str:
     if isinstance(dataset, Downloaded):
         again = "fetch it again with `make fetch STUDY=...`"
     if isinstance(dataset, ImageFolder):
-        again = "run `python -m sweeps digest PATH` again"
+        again = "run `make digest FOLDER=PATH` again"
     return f"delete {path} and {again}"
 
 

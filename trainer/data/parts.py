@@ -48,6 +48,6 @@ def not_there(dataset: Dataset, data_dir: Path, study: str = "STUDY=...") -> Con
         return None
     name = type(dataset).__name__
     if isinstance(dataset, ImageFolder):
-        cure = "run `python -m sweeps digest PATH` on this machine, PATH being the folder of these images"
+        cure = "run `make digest FOLDER=PATH` here, with the folder of these images and the SIZE and CHANNELS of before"
         return ConfigError(f"{name}: {absent[0].name} is not in {data_dir}: {cure}")
     return ConfigError(f"{name}: not in {data_dir}: fetch it once with `make fetch {study}`")

@@ -124,7 +124,7 @@ def test_why_nothing_can_be_told(folder: Path, net: Net) -> None:
     data = folder / "results" / "data"
     trial = replace(ERM, dataset=images_in(data, train=30, test=12))
     part_files(trial.dataset, data)["train"].write_bytes(b"half")
-    assert unseen(trial, folder).endswith("is damaged: run `python -m sweeps digest PATH` again")
+    assert unseen(trial, folder).endswith("is damaged: run `make digest FOLDER=PATH` again")
     part_files(trial.dataset, data)["test"].unlink()
     assert "is not in" in unseen(trial, folder)
     assert unseen(net("raising"), folder) == "Custom.function = 'nets:raising': raised ValueError: two lines"
