@@ -21,6 +21,7 @@ from analysis.runs import load
 from analysis.sentences import answer, notes, over_blocks, selection_notes, warnings
 from analysis.tables import cells_table, selection_rows, text_rows
 from search_spaces.study import Study
+from trainer.config import ImageFolder
 from trainer.declaration import ConfigError
 from trainer.machine import Results
 
@@ -88,9 +89,11 @@ def _sections(material: Material, published: pd.DataFrame, layouts: Sequence[Piv
 def reproduce(frame: pd.DataFrame, reference: str) -> str:
     """The command that trains and reports it again; of a built-in study with the commit, where all trials are of one.
 
-    A user's own file need not be in any commit.
+    A user's own file need not be in any commit, and a user's own images are read anew, wherever they lie.
     """
     sweep = make_again("sweep", reference)
+    if ImageFolder.__name__ in set(frame["dataset"]):
+        sweep = f"make digest FOLDER=PATH && {sweep}"
     commits = set(frame["commit"].dropna())
     (commit,) = commits if len(commits) == 1 else ("",)
     known = re.fullmatch("[0-9a-f]{40}", commit) and not reference.endswith(".py")

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis.figures.base import STYLE, Drawn, save_figures
-from analysis.report import report
+from analysis.report import report, reproduce
 from analysis.runs import load
 from analysis.sentences import answer, warnings
 from analysis.tables import cells_table, text_rows
@@ -115,6 +115,17 @@ def test_report_writes_its_files_and_is_the_same_again(results: Results, capsys:
     assert {file.name: file.read_bytes() for file in report(declared(), results, "made-up")} == first
     cells = pd.read_csv(next(file for file in files if file.name == "cells.csv"))
     assert cells["difference/n"].tolist()[1:] == [3, 3, 1]
+
+
+def test_what_makes_it_again_names_commit_and_images(frame: pd.DataFrame) -> None:
+    commit = "0123456789" * 4
+    whole, mine = frame.assign(commit=commit), frame.assign(commit=commit, dataset="ImageFolder")
+    assert reproduce(whole, "fig8-digits") == f"git checkout {commit} && make sweep STUDY=fig8-digits"
+    assert reproduce(whole, "my study.py") == "make sweep STUDY='my study.py'"
+    assert reproduce(mine, "my.py") == "make digest FOLDER=PATH && make sweep STUDY=my.py"
+    mixed = whole.assign(commit=[commit, *["b" * 40] * (len(whole) - 1)])
+    assert reproduce(mixed, "fig8-digits") == "make sweep STUDY=fig8-digits"
+    assert reproduce(frame.assign(commit=f"{commit}-dirty"), "fig8-digits") == "make sweep STUDY=fig8-digits"
 
 
 def test_nothing_finished_is_said(results: Results) -> None:
