@@ -314,7 +314,7 @@ def assert_equals_undisturbed(place: Workplace, undisturbed: Numbers) -> None:
     keys = [run.data.tags["key"] for run in runs]
     assert len(keys) == len(set(keys))
     by_id = {run.data.tags["key"]: run for run in runs if run.data.tags["kind"] == "trial"}
-    assert set(by_id) == set(undisturbed)
+    assert not set(by_id) ^ set(undisturbed), {run.data.tags["key"]: run.data.tags["kind"] for run in runs}
     stored = {file.name for file in (place.results.root / "checkpoints").iterdir()}
     assert stored == {f"{trial_id}.pt" for trial_id in undisturbed}, "unfinished files, or lost ones"
     for trial in place.study.trials:
