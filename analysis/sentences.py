@@ -165,8 +165,8 @@ def _at_edge(row: pd.Series[typing.Any], tried: pd.DataFrame) -> Iterator[str]:
         values = pd.to_numeric(tried[name], errors="coerce").dropna()
         for word, edge in (("lowest", values.min()), ("highest", values.max())):
             if values.nunique() > 2 and row[name] == edge:
-                parameter, direction = name.removeprefix("method."), word.replace("est", "er")
-                yield f" Its {parameter} is the {word} of {values.nunique()} tried: a {direction} one may be better."
+                parameter = name.removeprefix("method.")
+                yield f" Its {parameter} is the {word} of {values.nunique()} tried; what lies beyond was not tried."
 
 
 def _lowest(block: pd.DataFrame, column: Column) -> str:
