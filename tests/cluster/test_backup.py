@@ -43,7 +43,7 @@ def lose(lab: Lab, place: Workplace) -> None:
 def test_all_comes_back(servers: Lab, tmp_path: Path) -> None:
     needs("pg_dump")
     needs("pg_restore")
-    with workplace_in(tmp_path / "user", study_file(seeds=1, epochs=4), paced=NETWORK_FILE) as place:
+    with workplace_in(tmp_path / "user", study_file(seeds=1, epochs=4, name="backup"), paced=NETWORK_FILE) as place:
         place.variables.update(servers.reader())
         with pytest.MonkeyPatch.context() as patch:
             for name, value in servers.reader().items():

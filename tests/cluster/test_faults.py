@@ -30,7 +30,7 @@ SEEDS, EPOCHS = 7, 10
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Workplace]:
     """Fourteen trials of 80 forward passes (ERM) or 160 (AMP)."""
-    with workplace_in(tmp_path / "user", study_file(SEEDS, EPOCHS), paced=NETWORK_FILE) as place:
+    with workplace_in(tmp_path / "user", study_file(SEEDS, EPOCHS, name="lost"), paced=NETWORK_FILE) as place:
         place.variables[TRACE] = str(place.folder / "trace")
         yield place
 

@@ -157,7 +157,7 @@ def set_address(machine: Machine) -> None:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Workplace]:
     """Ten trials, on files that both machines see."""
-    with workplace_in(tmp_path / "lab", study_file(seeds=5, epochs=10), paced=NETWORK_FILE) as place:
+    with workplace_in(tmp_path / "lab", study_file(seeds=5, epochs=10, name="machines"), paced=NETWORK_FILE) as place:
         yield place
 
 

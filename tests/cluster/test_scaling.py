@@ -20,8 +20,7 @@ LEAST_GAIN = 1.7
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Workplace]:
     """Twelve trials of 40 forward passes, ERM's, and others."""
-    study = study_file(SEEDS, EPOCHS).replace('name="faults"', 'name="scaling"')  # an experiment of its own
-    with workplace_in(tmp_path / "user", study, paced=NETWORK_FILE) as place:
+    with workplace_in(tmp_path / "user", study_file(SEEDS, EPOCHS, name="scaling"), paced=NETWORK_FILE) as place:
         yield place
 
 

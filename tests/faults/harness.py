@@ -85,7 +85,7 @@ from trainer.config import Amp, Custom, Erm
 
 METHODS = Erm(), Amp(epsilon=0.2, inner_lr=2.0, inner_steps=1)
 STUDY = Study(
-    name="faults",
+    name="NAME",
     question="Does a sweep end with the numbers of an undisturbed one, whatever happens to it?",
     trials=[
         replace(
@@ -109,9 +109,12 @@ Numbers = Mapping[str, Sequence[EpochRecord]]
 """The records of trials, by trial id."""
 
 
-def study_file(seeds: int, epochs: int) -> str:
-    """A study of ERM and AMP, each with so many seeds; an epoch is 8 batches, of one forward pass or of two."""
-    return STUDY_FILE.replace("EPOCHS", str(epochs)).replace("SEEDS", str(seeds))
+def study_file(seeds: int, epochs: int, name: str = "faults") -> str:
+    """A study of ERM and AMP, each with so many seeds; an epoch is 8 batches, of one forward pass or of two.
+
+    name: of the study and its experiment; where tests share an MLflow, each needs one of its own.
+    """
+    return STUDY_FILE.replace("NAME", name).replace("EPOCHS", str(epochs)).replace("SEEDS", str(seeds))
 
 
 @dataclass(frozen=True)
