@@ -192,11 +192,11 @@ def _panel(axes: Axes, curve: Curve, metrics: Sequence[str], scale: float) -> No
         return
     looks = zip(itertools.cycle(MARKERS), itertools.cycle(LINES), strict=False)
     for metric, (marker, line) in zip(metrics, looks, strict=False):
-        _level(axes, curve, metric, scale)
+        _level(axes, curve, metric, scale, marker if len(metrics) > 1 else "")
         _curve(axes, curve, metric, scale, marker, line)
+    fit_y(axes, pd.concat([values[metric] for metric in metrics]).dropna())
     if len(metrics) > 1:
         _name_radii(axes, metrics)
-    fit_y(axes, pd.concat([values[metric] for metric in metrics]).dropna())
 
 
 def _curve(axes: Axes, curve: Curve, metric: str, scale: float, marker: str, line: str) -> None:
@@ -223,8 +223,8 @@ def _bars(axes: Axes, x: Values, found: Sequence[Estimate]) -> None:
         axes.errorbar(x[lone], means, yerr=means - low, fmt="none", ecolor=AMP_COLOUR, capsize=2)
 
 
-def _level(axes: Axes, curve: Curve, metric: str, scale: float) -> None:
-    """ERM's mean as a line across, and its seeds at the left."""
+def _level(axes: Axes, curve: Curve, metric: str, scale: float, marker: str) -> None:
+    """ERM's mean as a line across, and its seeds at the left; a marker there tells it from others in the panel."""
     if metric not in curve.erm:
         return
     level = estimate(curve.erm[metric] * scale)
@@ -232,7 +232,9 @@ def _level(axes: Axes, curve: Curve, metric: str, scale: float) -> None:
         axes.axhspan(level.low, level.high, color=ERM_COLOUR, alpha=0.15, linewidth=0, label="ERM, 95% interval")
     if level.n:
         axes.axhline(level.mean, color=ERM_COLOUR, linestyle="--", label="ERM, mean over seeds")
-        left_of_all = pd.Series(_beside(curve)[0], index=curve.erm.index)
+        left, _ = _beside(curve)
+        axes.plot([left], [level.mean], color=ERM_COLOUR, marker=marker, linestyle="")
+        left_of_all = pd.Series(left, index=curve.erm.index)
         seeds(axes, left_of_all, curve.erm[metric] * scale, ERM_COLOUR, "ERM, a seed (at the left)")
 
 
@@ -246,9 +248,14 @@ def _beside(curve: Curve) -> tuple[float, float]:
 
 
 def _name_radii(axes: Axes, metrics: Sequence[str]) -> None:
-    """Two lines of one metric stand in one panel: which is which."""
+    """Lines of one metric stand in one panel: which is which, in room made for it above them, two a row."""
     lines = [line for line in axes.lines if line.get_label() == "AMP, mean over seeds"]
-    axes.legend(lines, [f"ρ = {_radius(metric):g}" for metric in metrics], loc="best", handlelength=2.5, **ON_DATA)
+    names = [f"ρ = {_radius(metric):g}" for metric in metrics]
+    axes.legend(lines, names, loc="upper center", ncols=2, handlelength=2.5, columnspacing=1.0, **ON_DATA)
+    to_axis = axes.yaxis.get_transform()
+    low, high = to_axis.transform(axes.get_ylim())
+    top = high + 0.16 * math.ceil(len(names) / 2) * (high - low)
+    axes.set_ylim(top=float(to_axis.inverted().transform([top])[0]))
 
 
 def _finish(axes: Axes, curve: Curve, chosen: Sequence[float]) -> None:
@@ -295,7 +302,7 @@ def _of_underneath(curve: Curve) -> Iterator[str]:
     if any(metric.startswith(SHARPNESS) for metric in measured):
         yield (
             " Underneath, the trained models' sharpness L(θ + ρ·g/‖g‖) - L(θ) on training images, at the same radii ρ"
-            " for all; g is the gradient of L, and dashed lines are ERM's."
+            " for all; g is the gradient of L. Dashed lines are ERM's; a marker at their left tells the radius."
         )
     if measured & set(OF_AMP.values()):
         yield (

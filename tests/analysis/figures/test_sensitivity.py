@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import Rectangle
@@ -95,6 +96,9 @@ def test_underneath_is_what_amp_did() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["ρ = 0.05", "ρ = 0.5"]
     curves = [line for line in flat.lines if line.get_label() == "AMP, mean over seeds"]
     assert len({line.get_marker() for line in curves}) == 2
+    single = [line for line in flat.lines if np.size(line.get_xdata()) == 1]
+    levels = {float(np.ravel(line.get_ydata())[0]): line.get_marker() for line in single}
+    assert levels == {1.0: curves[0].get_marker(), 10.0: curves[1].get_marker()}, "which level is of which radius"
     norm = panel(drawn.figure, "norm of Δ in units of ε")
     assert points(norm, "AMP, mean over seeds") == [(0.1, 0.5), (0.2, 0.25), (0.4, 0.125)]
     assert "sharpness" in drawn.caption
