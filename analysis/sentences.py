@@ -55,17 +55,25 @@ def notes(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 
 def _of_images(frame: pd.DataFrame, table: pd.DataFrame) -> str:
-    """The binomial standard error of the error, where the size of the test set is known without it."""
-    parts = []
+    """The binomial standard error of the error; its formula where the number of test images is not recorded."""
+    parts, unknown = [], []
     for dataset, cells in frame.groupby("dataset", sort=False, observed=True):
         size = _test_size(str(dataset), cells)
         errors = table.loc[table["cell"].isin(cells["cell"]), "test/error/mean"] if "test/error/mean" in table else None
-        if size is None or errors is None or errors.isna().all():
+        if errors is None or errors.isna().all():
+            continue
+        if size is None:
+            unknown.append(str(dataset))
             continue
         lowest = float(errors.min())
         spread = 100 * math.sqrt(lowest * (1 - lowest) / size)
         parts.append(f"{100 * lowest:.2f} ± {spread:.2f} % ({dataset}, {size:,} images)")
-    return f", from which alone the lowest error has a standard error: {', '.join(parts)}" if parts else ""
+    said = f", from which alone the lowest error has a standard error: {', '.join(parts)}" if parts else ""
+    if unknown:
+        said += (
+            f"; an error e on n test images of {', '.join(unknown)} has from them a standard error of √(e(1 - e) / n)"
+        )
+    return said
 
 
 def _test_size(dataset: str, cells: pd.DataFrame) -> int | None:

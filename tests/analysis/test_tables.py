@@ -18,7 +18,7 @@ from search_spaces import recipes
 from search_spaces.catalog import built_in
 from search_spaces.study import Study
 from tests.analysis.frames import made_frame
-from trainer.config import Amp, Augment, Dropout, Erm, Method, Mlp, Rmp, SmallCnn, TrialConfig, TwoSpirals
+from trainer.config import Amp, Augment, Dropout, Erm, ImageFolder, Method, Mlp, Rmp, SmallCnn, TrialConfig, TwoSpirals
 
 NOISE = (0.000, 0.012, -0.006, 0.004, -0.010, 0.015, -0.002, 0.007, -0.013, 0.003)
 """Of a seed, in every cell alike."""
@@ -229,6 +229,18 @@ def test_the_sampling_error_of_a_known_test_set_is_said() -> None:
     made = Study(name="spirals", question="?", trials=spirals)
     frame = frame_of(made, {"Erm": 0.3, 0.2: 0.2})
     assert "(TwoSpirals, 100 images)" in notes(frame, cells_table(made, frame))[0]
+
+
+def test_of_images_of_ones_own_the_formula_of_the_sampling_error_is_said() -> None:
+    own = ImageFolder(digest="0123456789abcdef:fedcba9876543210", classes=10)
+    methods = Erm(), Amp(epsilon=0.2)
+    trials = [replace(recipes.digits_mlp(method, seed), dataset=own) for method in methods for seed in range(3)]
+    found = Study(name="own", question="?", trials=trials)
+    frame = frame_of(found, {"Erm": 0.3, 0.2: 0.2})
+    said = notes(frame, cells_table(found, frame))[0]
+    assert said.endswith(
+        "an error e on n test images of ImageFolder has from them a standard error of √(e(1 - e) / n)."
+    )
 
 
 def test_way_down_leads_to_runs_commits_and_data() -> None:
