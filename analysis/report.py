@@ -89,11 +89,12 @@ def _sections(material: Material, published: pd.DataFrame, layouts: Sequence[Piv
 def reproduce(frame: pd.DataFrame, reference: str) -> str:
     """The command that trains and reports it again; of a built-in study with the commit, where all trials are of one.
 
-    A user's own file need not be in any commit, and a user's own images are read anew, wherever they lie.
+    A user's own file need not be in any commit, and a user's own images are read anew, wherever they lie, with the
+    SIZE and CHANNELS of before, which nobody has kept.
     """
     sweep = make_again("sweep", reference)
     if ImageFolder.__name__ in set(frame["dataset"]):
-        sweep = f"make digest FOLDER=PATH && {sweep}"
+        sweep = f"make digest FOLDER=PATH [SIZE=N] [CHANNELS=1] && {sweep}"
     commits = set(frame["commit"].dropna())
     (commit,) = commits if len(commits) == 1 else ("",)
     known = re.fullmatch("[0-9a-f]{40}", commit) and not reference.endswith(".py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -220,6 +221,12 @@ def _fit(axes: Axes, axis: Axis, name: str, values: pd.Series[float]) -> None:
     else:
         room = 0.08 * (high - low) or 1.0
         axes.set(**{f"{name}lim": (low - room, high + room)})
+
+
+def few_digits(low: float, high: float) -> Sequence[float]:
+    """Of the labels of a logarithmic axis that is a third of a page wide: so many that they do not touch."""
+    decades = math.log10(high / low)
+    return (1.0, 2.0, 5.0) if decades < 2.3 else (1.0, 3.0) if decades < 3.5 else (1.0,)
 
 
 def plain_log_ticks(axis: Axis, digits: Sequence[float] = (1.0, 2.0, 5.0)) -> None:

@@ -25,6 +25,7 @@ from analysis.figures.base import (
     Drawn,
     Material,
     Parameter,
+    few_digits,
     fit_y,
     gaps,
     one_of,
@@ -267,7 +268,7 @@ def _finish(axes: Axes, curve: Curve, chosen: Sequence[float]) -> None:
     low, high = _beside(curve)
     if curve.parameter.log:
         axes.set_xscale("log")
-        plain_log_ticks(axes.xaxis)
+        plain_log_ticks(axes.xaxis, few_digits(low, high))
         axes.set_xlim(low / 1.15, high)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -122,7 +122,7 @@ def test_what_makes_it_again_names_commit_and_images(frame: pd.DataFrame) -> Non
     whole, mine = frame.assign(commit=commit), frame.assign(commit=commit, dataset="ImageFolder")
     assert reproduce(whole, "fig8-digits") == f"git checkout {commit} && make sweep STUDY=fig8-digits"
     assert reproduce(whole, "my study.py") == "make sweep STUDY='my study.py'"
-    assert reproduce(mine, "my.py") == "make digest FOLDER=PATH && make sweep STUDY=my.py"
+    assert reproduce(mine, "my.py") == "make digest FOLDER=PATH [SIZE=N] [CHANNELS=1] && make sweep STUDY=my.py"
     mixed = whole.assign(commit=[commit, *["b" * 40] * (len(whole) - 1)])
     assert reproduce(mixed, "fig8-digits") == "make sweep STUDY=fig8-digits"
     assert reproduce(frame.assign(commit=f"{commit}-dirty"), "fig8-digits") == "make sweep STUDY=fig8-digits"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import Rectangle
 
 from analysis.figures import sensitivity
-from analysis.figures.base import save_figures
+from analysis.figures.base import STYLE, save_figures
 from search_spaces import recipes
 from search_spaces.study import Study
 from tests.analysis.figures.materials import made_material, panel, points
@@ -68,6 +70,19 @@ def test_axes_name_the_parameter_and_the_ball_and_hold_all_seeds() -> None:
     assert len({axes.get_xlim() for axes in shown}) == 1
     low, high = panel(drawn.figure, "test error (%)").get_ylim()
     assert low < 2.0 < 3.2 < high
+
+
+def test_labels_of_a_wide_axis_do_not_touch() -> None:
+    wide: tuple[Method, ...] = (Erm(), *(Amp(epsilon=epsilon) for epsilon in (0.01, 0.1, 0.3, 1.0, 3.0)))
+    with mpl.rc_context(fname=STYLE):
+        (drawn,) = sensitivity.draw(made_material(study_of(wide), numbers))
+        drawn.figure.draw_without_rendering()
+    for axes in (axes for axes in drawn.figure.axes if axes.get_title()):
+        low, high = axes.get_xlim()
+        labels = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+        assert [label.get_text() for label in labels] == ["0.01", "0.03", "0.1", "0.3", "1", "3"]
+        ends = [label.get_window_extent() for label in labels]
+        assert all(one.x1 < next_.x0 for one, next_ in itertools.pairwise(ends))
 
 
 def test_the_choice_on_validation_is_marked_in_every_panel() -> None:
