@@ -171,7 +171,7 @@ token: .venv/installed ## make the token by which the machines of a Ray cluster 
 ray-head: .venv/installed-cluster ## start Ray's head here, until Ctrl-C: drivers of jobs run on it, with CPUS=N so many trials too
 	@$(RUN) -m sweeps token > /dev/null
 	@$(PRIVATE)
-	@$(RUN) -m sweeps.servers.head || exit 2
+	@$(RUN) -m sweeps.servers.ray_node || exit 2
 	@echo "To train: make submit, in another terminal. On other machines: make ray-worker HEAD=IP:6379, with the node"
 	@echo "IP that follows. Ctrl-C ends this head alone; ray stop, as Ray says below, would end sweeps as well."
 	@$(RAY) --head --dashboard-host=127.0.0.1 --num-cpus=$(or $(CPUS),0) $(if $(CPUS),,--num-gpus=0)
@@ -180,6 +180,7 @@ ray-worker: .venv/installed-cluster ## let this machine train for the head at HE
 	@[ -n '$(HEAD)' ] || { echo "error: HEAD=HOST:6379: name the machine of make ray-head" >&2; exit 2; }
 	@[ -n "$$RAY_AUTH_TOKEN" ] || [ -s "$${RAY_AUTH_TOKEN_PATH:-$$HOME/.ray/auth_token}" ] || { \
 	  echo "error: no token here: copy the head's, as make token says there" >&2; exit 2; }
+	@$(RUN) -m sweeps.servers.ray_node '$(HEAD)' || exit 2
 	@$(PRIVATE)
 	@$(RAY) --address='$(HEAD)' $(if $(CPUS),--num-cpus=$(CPUS))
 

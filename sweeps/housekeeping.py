@@ -57,9 +57,11 @@ def _kept(over: Sequence[LedgerRow], probed: set[str], unknown: set[str]) -> dic
     kept: dict[str, str] = {}
     for row in over:
         if row.state == "finished" and row.trial_id in probed:
-            kept[row.trial_id] = "keep their weights for probes not measured yet"
+            kept[row.trial_id] = "keep their weights for a study's probes that are not measured yet"
         elif row.state == "finished" and row.trial_id in unknown:
-            kept[row.trial_id] = "keep their weights, for a file of yours has them and may declare probes: gc FILE.py"
+            kept[row.trial_id] = (
+                "keep their weights, for a file of yours has them and may declare probes: make gc STUDY=FILE.py"
+            )
     return kept
 
 

@@ -84,7 +84,8 @@ class Plan:
     def _explained(self, source: Source) -> str:
         if source == "FLOPs":
             peak = f"{self.peak / 1e9:,.0f} GFLOP/s" if self.peak else "unknown"
-            return f"from FLOPs at an assumed {SHARE_OF_PEAK:.0%} of the measured peak, {peak}"
+            share = f"an assumed {SHARE_OF_PEAK:.0%} of the measured peak"
+            return f"from FLOPs at {share}, {peak}; a narrow network may take several times that"
         if source == "scaled":
             return "measured here with another method, times the passes through the network"
         return "measured here with this network, data and number of passes"

@@ -9,7 +9,7 @@ from sweeps.cluster.node import Node
 from sweeps.cluster.packing import Place, share, trials_per_gpu, trials_that_share
 from sweeps.cost.estimate import memory_kind
 from sweeps.hardware import hardware
-from sweeps.sweep import ADDRESS_VARIABLE, Sweep
+from sweeps.sweep import Sweep
 from trainer.declaration import ConfigError
 from trainer.records import GpuMemory
 
@@ -47,11 +47,16 @@ class Room:
         self._kinds: dict[str, str] = {}
         self._known: dict[str, dict[str, GpuMemory]] = {}
         if not any(node.cpus for node in nodes):
-            raise ConfigError(f"{ADDRESS_VARIABLE}: that Ray has no CPU for trials: start its nodes with --num-cpus")
+            raise ConfigError(
+                "no node of this Ray has a CPU for trials: make ray-worker brings one, make ray-head CPUS=N lets the"
+                " head train (of ray start --num-cpus=N)"
+            )
         if self._on_gpus and not any(node.gpus for node in nodes):
             raise ConfigError("--device cuda: Ray sees no GPU: train with --device cpu")
         if self._on_gpus and not any(node.gpus and node.cpus for node in nodes):
-            raise ConfigError(f"{ADDRESS_VARIABLE}: its nodes with GPUs have no CPU: start them with --num-cpus")
+            raise ConfigError(
+                "this Ray's nodes with GPUs have no CPU: start them with CPUS=N (of ray start --num-cpus=N)"
+            )
         self.follow(nodes)
 
     @property

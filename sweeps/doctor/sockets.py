@@ -15,13 +15,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http.client import HTTPException
 from typing import Literal, NamedTuple
 
+from sweeps.cluster.ray_token import PATH_VARIABLE, TOKEN_VARIABLE, token_path
 from sweeps.doctor.finding import Finding, failed, ok, warning
 from sweeps.doctor.secrets import is_loopback
 
+DASHBOARD = "Ray's dashboard"
+"""Its server for jobs."""
 NAMES = {
     r"/gcs_server ": "Ray's GCS",
     r"/raylet/raylet ": "Ray's raylet",
-    r"/dashboard/dashboard\.py ": "Ray's dashboard",
+    r"/dashboard/dashboard\.py ": DASHBOARD,
     r"/dashboard/agent\.py |^ray::DashboardAgent": "Ray's node agent",
     r"/runtime_env/agent/main\.py |^ray::RuntimeEnvAgent": "Ray's runtime environment agent",
     r"/autoscaler/.*monitor\.py ": "Ray's monitor",
@@ -157,6 +160,19 @@ def check_sockets() -> Iterator[Finding]:
         yield ok("sockets", f"reached from this machine alone: {_counted(here)}")
     elsewhere = [listener for listener in found if not listener.is_loopback]
     yield from of_listeners({listener: attempt(listener.reached_at) for listener in elsewhere})
+    for dashboard in (listener for listener in found if listener.name == DASHBOARD):
+        yield from of_token(dashboard.reached_at)
+
+
+def of_token(address: str) -> Iterator[Finding]:
+    """A finding where Ray's server for jobs there knows another token than the one that Ray takes here."""
+    path = token_path()
+    token = os.environ.get(TOKEN_VARIABLE) or (path.read_text(encoding="utf-8") if path.is_file() else "")
+    status, _ = ask_http(address, PATHS[0], {"Authorization": f"Bearer {token.split(chr(10))[0].strip()}"})
+    if status in REFUSED:
+        have = "another token than the one here" if token else "a token, and there is none here"
+        cure = f"{PATH_VARIABLE} names the file that holds it, or {TOKEN_VARIABLE} is it"
+        yield warning("token", f"the Ray at {address} asks for {have}, so that make submit is refused: {cure}")
 
 
 def of_listeners(answers: Mapping[Listener, Answer]) -> Iterator[Finding]:

@@ -116,7 +116,8 @@ def of_migrated(about: str, connection: sql.Connection) -> Finding:
     if sql.inspect(connection).has_table("ledger_version"):
         return failed(about, f"{where}: has the ledger's tables: give each a database of its own")
     if not found:
-        return ok(about, f"{where}: answers, has no tables yet; the first make sweep makes them")
+        first = "make sweep" if about == "MLflow" else "make search"
+        return ok(about, f"{where}: answers, has no tables yet; the first {first} makes them")
     if set(found) != set(wanted):
         cure = "docs/operations.md says how to upgrade" if about == "MLflow" else "optuna storage upgrade"
         said = (

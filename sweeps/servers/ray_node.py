@@ -1,10 +1,12 @@
-"""What ``make ray-head`` asks before it starts Ray: whether the two ports that a head is known by are free.
+"""What ``make ray-head`` and ``make ray-worker`` ask before they start Ray: whether there is room for a node here.
 
-Ray itself goes on without its server for jobs where that one's port is taken, and calls the other a bug of its own.
+A head is known by two ports. Ray itself goes on without its server for jobs where that one's port is taken, and calls
+the other a bug of its own. A worker on its head's machine would share Ray's folder with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -29,8 +31,22 @@ def require_free_ports(ports: Sequence[tuple[str, int, str]] = PORTS) -> None:
             ) from error
 
 
+def require_elsewhere(head: str) -> None:
+    """Raise ConfigError, one line, where the head at ``head``, HOST:PORT, is on this machine."""
+    host = (head.rpartition(":")[0] or head).strip("[]")
+    with contextlib.suppress(OSError):  # an address that is not this machine's, or a name that is nobody's
+        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, 0), family=family).close()
+        raise ConfigError(
+            f"HEAD={head} is this machine, and a machine has one node: make ray-head CPUS=N lets it train as well"
+        )
+
+
 if __name__ == "__main__":
     try:
-        require_free_ports()
+        if sys.argv[1:]:
+            require_elsewhere(sys.argv[1])
+        else:
+            require_free_ports()
     except ConfigError as refused:
         sys.exit(f"error: {refused}")

@@ -13,6 +13,7 @@ import pytest
 
 from sweeps.doctor.stores import of_server
 from tests.cluster.lab import Lab, basic
+from tests.docker.servers import status
 from trainer.machine import TRACKING_VARIABLE, Results
 
 pytestmark = pytest.mark.cluster
@@ -100,3 +101,9 @@ def test_mlflow_writes_with_the_password(lab: Lab) -> None:
     headers = {"Authorization": basic("admin", lab.secret("mlflow_admin_password"))}
     url = f"{lab.tracking_uri}/api/2.0/mlflow/experiments/create"
     assert post(url, headers, {"name": "made by its owner"}) == 200
+
+
+@pytest.mark.parametrize(("path", "answered"), [("/health", 200), ("/version", 200), ("/", 403), ("/ajax-api", 403)])
+def test_under_a_foreign_host_mlflow_says_how_it_is_alone(path: str, answered: int, lab: Lab) -> None:
+    right = basic("admin", lab.secret("mlflow_admin_password"))
+    assert status(f"{lab.tracking_uri}{path}", Authorization=right, Host=EVIL) == answered

@@ -88,7 +88,8 @@ def test_what_it_says_to_run_can_be_pasted(tmp_path: Path, capsys: pytest.Captur
 def test_run_asks_for_a_folder_of_images(tmp_path: Path, results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     message = refusal(capsys, "run", study_file(tmp_path, FOLDER))
     assert message.startswith(
-        f"ImageFolder: imagefolder-all-0123456789abcdef.pt is not in {results.data}: run `make digest"
+        f"ImageFolder: imagefolder-all-0123456789abcdef.pt is not in {results.data}: run `make digest FOLDER=PATH"
+        f" RESULTS={results.root}` here"
     )
 
 

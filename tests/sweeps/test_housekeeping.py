@@ -120,7 +120,7 @@ def test_weights_stay_until_all_probes_are_measured(desk: Desk, capsys: pytest.C
     damaged.write_bytes(b"half")
     collect(desk, PROBED)
     assert heavy(desk)[:3] == [False, True, False]
-    assert "; 1 keep their weights for probes not measured yet" in capsys.readouterr().out
+    assert "; 1 keep their weights for a study's probes that are not measured yet" in capsys.readouterr().out
     measure(desk, SECOND)
     collect(desk, PROBED)
     assert heavy(desk)[:3] == [False, False, False]

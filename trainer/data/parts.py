@@ -7,6 +7,7 @@ from typing import Literal
 
 from trainer.config import Cifar10, Cifar100, Dataset, Digits, ImageFolder, Mnist5k, Svhn, TwoSpirals
 from trainer.declaration import ConfigError
+from trainer.machine import Results
 
 Part = Literal["train", "test", "all"]
 """``all`` is of a folder of images whose test set is a declared share of it."""
@@ -48,6 +49,7 @@ def not_there(dataset: Dataset, data_dir: Path, study: str = "STUDY=...") -> Con
         return None
     name = type(dataset).__name__
     if isinstance(dataset, ImageFolder):
-        cure = "run `make digest FOLDER=PATH` here, with the folder of these images and the SIZE and CHANNELS of before"
+        where = Results(data_dir.parent).as_make if data_dir.name == "data" else ""
+        cure = f"run `make digest FOLDER=PATH{where}` here, with these images and the SIZE and CHANNELS of before"
         return ConfigError(f"{name}: {absent[0].name} is not in {data_dir}: {cure}")
     return ConfigError(f"{name}: not in {data_dir}: fetch it once with `make fetch {study}`")

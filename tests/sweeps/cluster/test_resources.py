@@ -159,9 +159,9 @@ def test_on_cpus_there_is_room_for_as_many_as_there_are_cores_on_all_nodes(rooms
 def test_what_would_wait_for_ever_is_refused(rooms: Rooms) -> None:
     with pytest.raises(ConfigError, match="--device cuda: Ray sees no GPU"):
         rooms.of(gpus=0)
-    with pytest.raises(ConfigError, match="no CPU for trials"):
+    with pytest.raises(ConfigError, match="no node of this Ray has a CPU for trials: make ray-worker"):
         rooms.of(cpus=0)
-    with pytest.raises(ConfigError, match="its nodes with GPUs have no CPU"):
+    with pytest.raises(ConfigError, match="nodes with GPUs have no CPU"):
         rooms.of(nodes=[Node("a", "a", 8), Node("b", "b", 0, gpus=1)])
 
 

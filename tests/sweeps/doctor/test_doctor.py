@@ -353,6 +353,23 @@ def test_pages_are_tried() -> None:
         assert attempt(address) == "metrics"
 
 
+def test_a_ray_that_knows_another_token_is_a_warning(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pages(lambda _path, shown: (200 if shown == "Bearer right" else 403, "[]")) as address:
+        (none,) = check_sockets.of_token(address)
+        file = bare.parent / ".ray/auth_token"
+        file.parent.mkdir()
+        file.write_text("right\n")
+        assert list(check_sockets.of_token(address)) == []
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
+        (other,) = check_sockets.of_token(address)
+    assert (none.verdict, other.verdict) == ("warning", "warning")
+    assert "asks for a token, and there is none here" in none.said
+    assert "asks for another token than the one here" in other.said
+    assert "wrong" not in other.said
+    with pages(lambda _path, _shown: (404, "")) as address:  # as a sweep's own, which has counters alone
+        assert list(check_sockets.of_token(address)) == []
+
+
 CallDetails = namedtuple("CallDetails", ["method", "invocation_metadata"])
 
 
