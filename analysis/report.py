@@ -13,6 +13,7 @@ from analysis.conduct import FINISHED, details, failure_rows
 from analysis.document import Document, Section, write_report
 from analysis.figures.base import Material
 from analysis.figures.draw import draw_all
+from analysis.images import described, images_of
 from analysis.measured import PROBE_NOTES, answers, probe_rows
 from analysis.pivot import Pivot, pivots
 from analysis.published import published_finding, published_notes, published_rows, published_table
@@ -60,7 +61,7 @@ def study_document(material: Material, published: pd.DataFrame, layouts: Sequenc
         name=study.name,
         question=study.question,
         answer="\n".join(asked) or ranking,
-        reproduce=reproduce(frame, reference),
+        reproduce=reproduce(frame, reference, digested(study, material.results.data)),
         reference=reference,
         tables={"": text_rows(study, frame, table)} | ({"Not finished": failures} if failures else {}),
         findings=[
@@ -69,7 +70,10 @@ def study_document(material: Material, published: pd.DataFrame, layouts: Sequenc
             *over_blocks(frame, table),
         ],
         warnings=warnings(frame),
-        notes=[*notes(frame, table), *([] if len(published) else published_notes(published))],
+        notes=[
+            *notes(frame, table, images_of(study, material.results.data)),
+            *([] if len(published) else published_notes(published)),
+        ],
         sections=list(_sections(material, published, layouts)),
         details=details(study, frame),
     )
@@ -86,15 +90,24 @@ def _sections(material: Material, published: pd.DataFrame, layouts: Sequence[Piv
         yield Section("What probes measured", measured, PROBE_NOTES)
 
 
-def reproduce(frame: pd.DataFrame, reference: str) -> str:
+def digested(study: Study, data_dir: Path) -> list[str]:
+    """The commands that read the user's own images as they were read; where nobody has kept how, what may be said."""
+    commands = []
+    for dataset in dict.fromkeys(trial.dataset for trial in study.trials):
+        if isinstance(dataset, ImageFolder):
+            known = described(dataset, data_dir)
+            size = f" SIZE={known[0].size}" * (known[0].size is not None) if known else " [SIZE=N]"
+            channels = " CHANNELS=1" * (known[0].channels == 1) if known else " [CHANNELS=1]"
+            commands.append(f"make digest FOLDER=PATH{size}{channels}")
+    return commands
+
+
+def reproduce(frame: pd.DataFrame, reference: str, before: Sequence[str]) -> str:
     """The command that trains and reports it again; of a built-in study with the commit, where all trials are of one.
 
-    A user's own file need not be in any commit, and a user's own images are read anew, wherever they lie, with the
-    SIZE and CHANNELS of before, which nobody has kept.
+    A user's own file need not be in any commit. before: the commands that come before it, ``digested``.
     """
-    sweep = make_again("sweep", reference)
-    if ImageFolder.__name__ in set(frame["dataset"]):
-        sweep = f"make digest FOLDER=PATH [SIZE=N] [CHANNELS=1] && {sweep}"
+    sweep = " && ".join([*before, make_again("sweep", reference)])
     commits = set(frame["commit"].dropna())
     (commit,) = commits if len(commits) == 1 else ("",)
     known = re.fullmatch("[0-9a-f]{40}", commit) and not reference.endswith(".py")

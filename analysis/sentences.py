@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import typing
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from analysis.compare import (
     SIGNIFICANCE,
     bootstrap,
 )
+from analysis.images import Images, images_line
 from analysis.tables import (
     MOST_NAMED,
     Column,
@@ -24,7 +25,6 @@ from analysis.tables import (
     headline,
     interval_text,
 )
-from trainer.config import Published, TwoSpirals
 
 
 def selection_notes(table: pd.DataFrame) -> list[str]:
@@ -44,27 +44,29 @@ def selection_notes(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def notes(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def notes(frame: pd.DataFrame, table: pd.DataFrame, images: Sequence[Images]) -> list[str]:
     """What a reader must know to read the table right, a line each."""
     return [
         f"Means over seeds at the last epoch. Intervals are 95% Student-t over seeds, of differences over paired seeds;"
-        f" they cover the choice of the seed, not that of the images measured on{_of_images(frame, table)}.",
+        f" they cover the choice of the seed, not that of the images measured on{_of_images(frame, table, images)}.",
+        *images_line(images),
         *_how_compared(frame, table),
         "Baselines are not tuned here: a difference says what the method adds to these settings, no more.",
     ]
 
 
-def _of_images(frame: pd.DataFrame, table: pd.DataFrame) -> str:
-    """The binomial standard error of the error; its formula where the number of test images is not recorded."""
+def _of_images(frame: pd.DataFrame, table: pd.DataFrame, images: Sequence[Images]) -> str:
+    """The binomial standard error of the error; its formula where there is no one number of test images."""
     parts, unknown = [], []
     for dataset, cells in frame.groupby("dataset", sort=False, observed=True):
-        size = _test_size(str(dataset), cells)
+        sizes = {one.test for one in images if one.dataset == dataset}
         errors = table.loc[table["cell"].isin(cells["cell"]), "test/error/mean"] if "test/error/mean" in table else None
         if errors is None or errors.isna().all():
             continue
-        if size is None:
+        if len(sizes) != 1:
             unknown.append(str(dataset))
             continue
+        (size,) = sizes
         lowest = float(errors.min())
         spread = 100 * math.sqrt(lowest * (1 - lowest) / size)
         parts.append(f"{100 * lowest:.2f} ± {spread:.2f} % ({dataset}, {size:,} images)")
@@ -74,14 +76,6 @@ def _of_images(frame: pd.DataFrame, table: pd.DataFrame) -> str:
             f"; an error e on n test images of {', '.join(unknown)} has from them a standard error of √(e(1 - e) / n)"
         )
     return said
-
-
-def _test_size(dataset: str, cells: pd.DataFrame) -> int | None:
-    if dataset == TwoSpirals.__name__:
-        sizes = cells["dataset.test_size"].unique()
-        return 2 * int(sizes[0]) if len(sizes) == 1 else None
-    known = {one.__name__: one.sizes[1] for one in typing.get_args(Published)}
-    return known.get(dataset)
 
 
 def _how_compared(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
@@ -161,13 +155,13 @@ def answer(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _chosen(row: pd.Series[typing.Any], block: pd.DataFrame, column: Column) -> str:
+def _chosen(row: pd.Series[Any], block: pd.DataFrame, column: Column) -> str:
     mean, against = interval_text(row, column), _against_erm(row, block, column)
     said = f"{row['name']}, chosen on validation, has a {column.title} of {mean}; {against}."
     return said + "".join(_at_edge(row, block[block["method"] == row["method"]]))
 
 
-def _at_edge(row: pd.Series[typing.Any], tried: pd.DataFrame) -> Iterator[str]:
+def _at_edge(row: pd.Series[Any], tried: pd.DataFrame) -> Iterator[str]:
     """Of each number that the settings of the chosen one's method differ in, where it is the least or the greatest."""
     for name in (name for name in map(str, tried.columns) if name.startswith("method.")):
         values = pd.to_numeric(tried[name], errors="coerce").dropna()
@@ -191,14 +185,14 @@ def _lowest(block: pd.DataFrame, column: Column) -> str:
     )
 
 
-def _not_told_apart(row: pd.Series[typing.Any], tied: Sequence[str]) -> str:
+def _not_told_apart(row: pd.Series[Any], tied: Sequence[str]) -> str:
     if row["seeds"] < 2:
         return "One seed: nothing can be told apart."
     rest = [f"{len(tied) - MOST_NAMED} more"] if len(tied) > MOST_NAMED else []
     return f"Not told apart from it: {', '.join([*tied[:MOST_NAMED], *rest]) or 'none'}."
 
 
-def _against_erm(row: pd.Series[typing.Any], block: pd.DataFrame, column: Column) -> str:
+def _against_erm(row: pd.Series[Any], block: pd.DataFrame, column: Column) -> str:
     if row["method"] == BASELINE:
         return "it is the baseline"
     if "difference/n" not in row or not row["difference/n"] > 0:

@@ -353,6 +353,11 @@ class TwoSpirals(Declaration):
     turns: float = 2.0
     seed: int = 0
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Of the training and of the test set, in points."""
+        return 2 * self.train_size, 2 * self.test_size
+
     def check(self) -> None:
         self.require(self.train_size >= 1, "train_size", ">= 1")
         self.require(self.test_size >= 1, "test_size", ">= 1")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sweeps.children import deaf_to_ctrl_c, worker_pool
 from sweeps.cost.network import NetworkCost, network_cost
-from trainer.config import Custom, Dataset, ImageFolder, TrialConfig, TwoSpirals
+from trainer.config import Custom, Dataset, ImageFolder, TrialConfig
 from trainer.data.parts import classes, not_there, part_files
 from trainer.declaration import ConfigError
 
@@ -65,8 +65,6 @@ def _shape_and_images(dataset: Dataset, data_dir: Path) -> tuple[tuple[int, ...]
 def declared_images(dataset: Dataset) -> tuple[float, float]:
     """How many images, or points, the training and the test set have; not of a folder, which does not declare it."""
     assert not isinstance(dataset, ImageFolder)
-    if isinstance(dataset, TwoSpirals):
-        return 2 * dataset.train_size, 2 * dataset.test_size
     return dataset.sizes
 
 

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis.figures.base import STYLE, Drawn, save_figures
-from analysis.report import report, reproduce
+from analysis.report import digested, report, reproduce
 from analysis.runs import load
 from analysis.sentences import answer, warnings
 from analysis.tables import cells_table, text_rows
@@ -20,7 +20,9 @@ from search_spaces import recipes
 from search_spaces.study import Study
 from sweeps.ledger import Ledger
 from sweeps.tracking.tracker import Delivery, Tracker, connect
-from trainer.config import Amp, Erm, Method, TrialConfig
+from trainer.config import Amp, Erm, Holdout, ImageFolder, Method, TrialConfig
+from trainer.data.description import Description
+from trainer.data.parts import part_files
 from trainer.declaration import ConfigError
 from trainer.machine import Results
 from trainer.records import EpochRecord
@@ -117,15 +119,35 @@ def test_report_writes_its_files_and_is_the_same_again(results: Results, capsys:
     assert cells["difference/n"].tolist()[1:] == [3, 3, 1]
 
 
+@pytest.mark.parametrize(
+    ("read", "command"),
+    [
+        (Description(images=9, size=32, channels=1), "make digest FOLDER=PATH SIZE=32 CHANNELS=1"),
+        (Description(images=9, size=None, channels=3), "make digest FOLDER=PATH"),
+        (None, "make digest FOLDER=PATH [SIZE=N] [CHANNELS=1]"),
+    ],
+)
+def test_images_of_ones_own_are_read_again_as_they_were(read: Description | None, command: str, tmp_path: Path) -> None:
+    own = ImageFolder(digest="0123456789abcdef", classes=2, test=Holdout(fraction=0.2))
+    trials = [replace(recipes.digits_mlp(Erm(), seed), dataset=own) for seed in range(2)]
+    if read is not None:
+        (part,) = part_files(own, tmp_path).values()
+        read.write(part)
+    assert digested(Study(name="own", question="?", trials=trials), tmp_path) == [command]
+    assert digested(declared(), tmp_path) == []
+
+
 def test_what_makes_it_again_names_commit_and_images(frame: pd.DataFrame) -> None:
     commit = "0123456789" * 4
-    whole, mine = frame.assign(commit=commit), frame.assign(commit=commit, dataset="ImageFolder")
-    assert reproduce(whole, "fig8-digits") == f"git checkout {commit} && make sweep STUDY=fig8-digits"
-    assert reproduce(whole, "my study.py") == "make sweep STUDY='my study.py'"
-    assert reproduce(mine, "my.py") == "make digest FOLDER=PATH [SIZE=N] [CHANNELS=1] && make sweep STUDY=my.py"
+    whole = frame.assign(commit=commit)
+    assert reproduce(whole, "fig8-digits", []) == f"git checkout {commit} && make sweep STUDY=fig8-digits"
+    assert reproduce(whole, "my study.py", []) == "make sweep STUDY='my study.py'"
+    assert reproduce(whole, "my.py", ["make digest FOLDER=a", "true"]) == (
+        "make digest FOLDER=a && true && make sweep STUDY=my.py"
+    )
     mixed = whole.assign(commit=[commit, *["b" * 40] * (len(whole) - 1)])
-    assert reproduce(mixed, "fig8-digits") == "make sweep STUDY=fig8-digits"
-    assert reproduce(frame.assign(commit=f"{commit}-dirty"), "fig8-digits") == "make sweep STUDY=fig8-digits"
+    assert reproduce(mixed, "fig8-digits", []) == "make sweep STUDY=fig8-digits"
+    assert reproduce(frame.assign(commit=f"{commit}-dirty"), "fig8-digits", []) == "make sweep STUDY=fig8-digits"
 
 
 def test_nothing_finished_is_said(results: Results) -> None:

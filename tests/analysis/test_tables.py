@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from analysis.compare import p_value
+from analysis.images import images_of
 from analysis.render import Strong, terminal_table
 from analysis.sentences import answer, notes, over_blocks, selection_notes, warnings
 from analysis.tables import blocks_of, cells_table, provenance_rows, selection_rows, text_rows
@@ -18,8 +21,25 @@ from search_spaces import recipes
 from search_spaces.catalog import built_in
 from search_spaces.study import Study
 from tests.analysis.frames import made_frame
-from trainer.config import Amp, Augment, Dropout, Erm, ImageFolder, Method, Mlp, Rmp, SmallCnn, TrialConfig, TwoSpirals
+from trainer.config import (
+    Amp,
+    Augment,
+    Dropout,
+    Erm,
+    Holdout,
+    ImageFolder,
+    Method,
+    Mlp,
+    Rmp,
+    SmallCnn,
+    TrialConfig,
+    TwoSpirals,
+)
+from trainer.data.description import Description
+from trainer.data.parts import part_files
 
+NOWHERE = Path("/nowhere")
+"""Where no image of a user's own is."""
 NOISE = (0.000, 0.012, -0.006, 0.004, -0.010, 0.015, -0.002, 0.007, -0.013, 0.003)
 """Of a seed, in every cell alike."""
 JITTER = (0.001, -0.002, 0.0005, 0.0015, -0.001, 0.002, -0.0005, 0.0025, -0.0015, 0.0003)
@@ -118,7 +138,7 @@ def test_bold_is_the_best_and_what_is_not_told_apart_from_it() -> None:
     assert "Of 3 cells Amp has the lowest mean test NLL" in said
     assert "picked by this very mean" in said
     assert said.endswith("Not told apart from it: Dropout.")
-    assert any(line.startswith("Bold: ") for line in notes(frame, table))
+    assert any(line.startswith("Bold: ") for line in notes(frame, table, []))
 
 
 def test_a_cell_with_a_seed_missing_is_shown_and_named_and_never_best() -> None:
@@ -143,7 +163,7 @@ def test_wilcoxon_stands_beside_from_ten_seeds_on() -> None:
         frame = frame_of(found, {"Erm": 0.3, 0.2: 0.2})
         table = cells_table(found, frame)
         assert ("p (Wilcoxon)" in text_rows(found, frame, table)[0]) is expected
-        assert any("signed-rank" in line for line in notes(frame, table)) is expected
+        assert any("signed-rank" in line for line in notes(frame, table, [])) is expected
     assert table["difference/wilcoxon_p"].iloc[1] == pytest.approx(2 / 2**10)
 
 
@@ -223,24 +243,54 @@ def test_the_sampling_error_of_a_known_test_set_is_said() -> None:
     frame = frame_of(found, {"Erm": 4.0, 0.2: 3.0})
     error = float(cells_table(found, frame)["test/error/mean"].to_numpy().min())
     spread = 100 * math.sqrt(error * (1 - error) / 1197)
-    assert f"{100 * error:.2f} ± {spread:.2f} % (Digits, 1,197 images)" in notes(frame, cells_table(found, frame))[0]
+    assert (
+        f"{100 * error:.2f} ± {spread:.2f} % (Digits, 1,197 images)"
+        in notes(frame, cells_table(found, frame), images_of(found, NOWHERE))[0]
+    )
     spirals = [recipes.spirals_mlp(method, seed) for method in (Erm(), Amp(epsilon=0.2)) for seed in range(3)]
     spirals = [replace(trial, dataset=TwoSpirals(test_size=50)) for trial in spirals]
     made = Study(name="spirals", question="?", trials=spirals)
     frame = frame_of(made, {"Erm": 0.3, 0.2: 0.2})
-    assert "(TwoSpirals, 100 images)" in notes(frame, cells_table(made, frame))[0]
+    assert "(TwoSpirals, 100 images)" in notes(frame, cells_table(made, frame), images_of(made, NOWHERE))[0]
 
 
-def test_of_images_of_ones_own_the_formula_of_the_sampling_error_is_said() -> None:
-    own = ImageFolder(digest="0123456789abcdef:fedcba9876543210", classes=10)
+def study_of_own_images(*, test: Holdout | None = None) -> Study:
+    digest = "0123456789abcdef" if test else "0123456789abcdef:fedcba9876543210"
+    own = ImageFolder(digest=digest, classes=10, test=test)
     methods = Erm(), Amp(epsilon=0.2)
     trials = [replace(recipes.digits_mlp(method, seed), dataset=own) for method in methods for seed in range(3)]
-    found = Study(name="own", question="?", trials=trials)
+    return Study(name="own", question="?", trials=[replace(one, validation=Holdout(fraction=0.2)) for one in trials])
+
+
+def test_of_images_that_nobody_counted_the_formula_of_the_sampling_error_is_said(tmp_path: Path) -> None:
+    found = study_of_own_images()
+    train, _ = part_files(found.trials[0].dataset, tmp_path).values()
+    Description(images=100, size=None, channels=3).write(train)  # of the test set there is none
     frame = frame_of(found, {"Erm": 0.3, 0.2: 0.2})
-    said = notes(frame, cells_table(found, frame))[0]
+    said, *others = notes(frame, cells_table(found, frame), images_of(found, tmp_path))
     assert said.endswith(
         "an error e on n test images of ImageFolder has from them a standard error of √(e(1 - e) / n)."
     )
+    assert not any("examples to train on" in line for line in others)
+
+
+@pytest.mark.parametrize(
+    ("test", "counts", "said"),
+    [
+        (None, [102, 72], "82 examples to train on, 20 for validation, 72 in the test set."),
+        (Holdout(fraction=0.25), [101], "61 examples to train on, 15 for validation, 25 in the test set."),
+    ],
+)
+def test_how_many_images_of_ones_own_there_are_is_said(
+    test: Holdout | None, counts: list[int], said: str, tmp_path: Path
+) -> None:
+    found = study_of_own_images(test=test)
+    for part, count in zip(part_files(found.trials[0].dataset, tmp_path).values(), counts, strict=True):
+        Description(images=count, size=32, channels=3).write(part)
+    frame = frame_of(found, {"Erm": 0.3, 0.2: 0.2})
+    first, second, *_ = notes(frame, cells_table(found, frame), images_of(found, tmp_path))
+    assert second == f"ImageFolder has {said}"
+    assert re.search(rf"\d ± \d+\.\d\d % \(ImageFolder, {said.split()[-5]} images\)\.$", first)
 
 
 def test_way_down_leads_to_runs_commits_and_data() -> None:

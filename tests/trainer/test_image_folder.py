@@ -20,6 +20,7 @@ import trainer.data.image_folder
 import trainer.data.load
 from tests.trainer.trials import tiny
 from trainer.config import Holdout, ImageFolder, TrialConfig
+from trainer.data.description import Description, description
 from trainer.data.fetch import fetch
 from trainer.data.image_folder import Folder, available_memory, read_folder
 from trainer.data.load import load
@@ -475,3 +476,28 @@ def test_a_container_s_limit_counts(
     (tmp_path / "memory.current").write_text(f"{used}\n")
     (tmp_path / "memory.stat").write_text("anon 350000\ninactive_file 50000\n")
     assert available_memory() == free
+
+
+def test_how_they_were_read_stands_beside_them(split: Path, fresh: Machine) -> None:
+    found = read(split)
+    train, test = found.store(fresh.data_dir)
+    channels = found.parts["train"].images.shape[1]
+    counts = [len(part.labels) for part in found.parts.values()]
+    assert [description(path) for path in (train, test)] == [Description(n, None, channels) for n in counts]
+    before = train.with_suffix(".json").stat().st_mtime_ns
+    found.store(fresh.data_dir)
+    assert train.with_suffix(".json").stat().st_mtime_ns == before
+    small = read_folder(split, size=4, channels=1)
+    grey, _ = small.store(fresh.data_dir)
+    assert description(grey) == Description(counts[0], 4, 1)
+    for text in (
+        "",
+        "[]",
+        '{"images": "many", "size": 4, "channels": 1}',
+        '{"images": 3}',
+        '{"images": 0, "size": 4, "channels": 1}',
+    ):
+        train.with_suffix(".json").write_text(text)
+        assert description(train) is None
+    train.with_suffix(".json").unlink()
+    assert description(train) is None

@@ -19,6 +19,7 @@ from torchvision.transforms import functional as pictures
 
 from trainer.config import Holdout, ImageFolder
 from trainer.data.cache import read_part, write_part
+from trainer.data.description import Description
 from trainer.data.parts import Part, part_files
 from trainer.data.splits import Examples, digest
 from trainer.declaration import ConfigError
@@ -37,10 +38,14 @@ LEAST_IMAGES = 2
 
 
 class Folder(NamedTuple):
-    """What a folder of images holds. parts: ``train`` and ``test``, or ``all``; classes: their names, sorted."""
+    """What a folder of images holds. parts: ``train`` and ``test``, or ``all``; classes: their names, sorted.
+
+    size: to which they were resized, None for images that were taken as they are.
+    """
 
     parts: dict[Part, Examples]
     classes: list[str]
+    size: int | None = None
 
     @property
     def declaration(self) -> ImageFolder:
@@ -54,6 +59,7 @@ class Folder(NamedTuple):
         for part, examples in self.parts.items():
             if not _holds(paths[part], examples):
                 write_part(paths[part], examples)
+            Description(len(examples.labels), self.size, examples.images.shape[1]).write(paths[part])
         return list(paths.values())
 
 
@@ -106,7 +112,7 @@ def read_folder(folder: Path, size: int | None, channels: int, memory: Callable[
         files = [file for part in found.values() for file in part.files]
         shape = (channels, *_common_size(files, size))
         _require_memory(folder, len(files), shape, memory())
-        return Folder({name: _decode(part, shape, size) for name, part in found.items()}, classes)
+        return Folder({name: _decode(part, shape, size) for name, part in found.items()}, classes, size)
     except PermissionError as error:
         raise ConfigError(f"{error.filename}: no permission to read it: give yourself that (chmod -R u+rX)") from error
 
