@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from search_spaces.study import Study
-from trainer.config import Dataset, ImageFolder, TrialConfig
+from trainer.config import Dataset, Holdout, ImageFolder
 from trainer.data.description import Description, description
 from trainer.data.parts import part_files
 
@@ -22,9 +22,11 @@ class Images(NamedTuple):
 
 
 def images_of(study: Study, data_dir: Path) -> list[Images]:
-    """Of each data set and split once, in order of appearance; those of which nothing is known are left out."""
-    found = (_images(trial, data_dir) for trial in study.trials)
-    return list(dict.fromkeys(images for images in found if images is not None))
+    """Of each data set and split once, in order of appearance; a kind of which not all are known is left out."""
+    splits = dict.fromkeys((trial.dataset, trial.validation) for trial in study.trials)
+    found = [(type(dataset), _images(dataset, validation, data_dir)) for dataset, validation in splits]
+    unknown = {kind for kind, images in found if images is None}
+    return list(dict.fromkeys(images for kind, images in found if images is not None and kind not in unknown))
 
 
 def images_line(found: Sequence[Images]) -> Iterator[str]:
@@ -44,13 +46,13 @@ def described(dataset: ImageFolder, data_dir: Path) -> list[Description]:
     return known if len(known) == len(found) else []
 
 
-def _images(trial: TrialConfig, data_dir: Path) -> Images | None:
-    sizes = _sizes(trial.dataset, data_dir)
+def _images(dataset: Dataset, validation: Holdout | None, data_dir: Path) -> Images | None:
+    sizes = _sizes(dataset, data_dir)
     if sizes is None:
         return None
     train, test = sizes
-    held_out = round(trial.validation.fraction * train) if trial.validation else 0  # as trainer.data.splits has it
-    return Images(type(trial.dataset).__name__, train - held_out, held_out, test)
+    held_out = round(validation.fraction * train) if validation else 0  # as trainer.data.splits has it
+    return Images(type(dataset).__name__, train - held_out, held_out, test)
 
 
 def _sizes(dataset: Dataset, data_dir: Path) -> tuple[int, int] | None:

@@ -274,6 +274,16 @@ def test_of_images_that_nobody_counted_the_formula_of_the_sampling_error_is_said
     assert not any("examples to train on" in line for line in others)
 
 
+def test_of_two_sets_of_which_one_was_counted_nothing_is_said(tmp_path: Path) -> None:
+    one, other = study_of_own_images(test=Holdout(fraction=0.5)), study_of_own_images()
+    (part,) = part_files(one.trials[0].dataset, tmp_path).values()
+    Description(images=100, size=None, channels=3).write(part)
+    shipped = study([Erm()])
+    both = Study(name="both", question="?", trials=[*one.trials, *other.trials, *shipped.trials])
+    assert [images.dataset for images in images_of(both, tmp_path)] == ["Digits"]
+    assert [images.test for images in images_of(one, tmp_path)] == [50]
+
+
 @pytest.mark.parametrize(
     ("test", "counts", "said"),
     [
