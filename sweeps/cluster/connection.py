@@ -6,6 +6,7 @@ Imported before anything else that imports Ray, which reads some of its settings
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -180,7 +181,21 @@ def _shut_down_in_the_end() -> Iterator[None]:
     try:
         yield
     finally:
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """As ``ray.shutdown``, during which no thread of ours may let go of what Ray counts references to.
+
+    Ray would end this process on the spot, without its last words ("The core worker has already been shutdown"). Tune
+    leaves such references in cycles, which the collector comes upon in whatever thread it happens to run.
+    """
+    gc.collect()
+    gc.disable()
+    try:
         ray.shutdown()
+    finally:
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -182,7 +182,8 @@ def test_a_job_outlives_its_clients_is_cancelled_and_goes_on(head: Head, tmp_pat
         code, printed = head.call(tmp_path, "cancel", study)
         assert (code, "Job long-run-1: stopped" in printed) == (0, True), printed
         assert third.wait(30) == 130
-        assert f"Interrupted; what was trained is kept. To go on: make submit STUDY={study}" in third.printed
+        last = f"Interrupted; what was trained is kept. To go on: make submit STUDY={study}"
+        assert last in third.printed, third.printed
     code, printed = head.call(tmp_path, "submit", study)
     assert code == 0, printed
     assert "Job long-run-2 is sent" in printed
