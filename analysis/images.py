@@ -51,7 +51,7 @@ def _images(dataset: Dataset, validation: Holdout | None, data_dir: Path) -> Ima
     if sizes is None:
         return None
     train, test = sizes
-    held_out = round(validation.fraction * train) if validation else 0  # as trainer.data.splits has it
+    held_out = validation.size(train) if validation else 0
     return Images(type(dataset).__name__, train - held_out, held_out, test)
 
 
@@ -62,5 +62,5 @@ def _sizes(dataset: Dataset, data_dir: Path) -> tuple[int, int] | None:
     counts = [one.images for one in described(dataset, data_dir)]
     if dataset.test is None or not counts:
         return (counts[0], counts[1]) if counts else None
-    held_out = round(dataset.test.fraction * counts[0])
+    held_out = dataset.test.size(counts[0])
     return counts[0] - held_out, held_out

@@ -393,6 +393,10 @@ class Holdout(Declaration):
     fraction: float
     seed: int = 0
 
+    def size(self, total: int) -> int:
+        """How many of so many examples it holds out."""
+        return round(self.fraction * total)
+
     def check(self) -> None:
         self.require(0 < self.fraction < 1, "fraction", "in (0, 1)")
         self.require(0 <= self.seed < 2**32, "seed", "in [0, 2^32)")

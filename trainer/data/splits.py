@@ -77,7 +77,7 @@ def _shares(labels: Tensor, size: int) -> dict[int, int]:
 def hold_out(labels: Tensor, holdout: Holdout) -> tuple[Tensor, Tensor]:
     """Indices of the training and of the validation part, stratified by class. Raises ConfigError if one is empty."""
     total = len(labels)
-    size = round(holdout.fraction * total)
+    size = holdout.size(total)
     holdout.require(0 < size < total, "fraction", f"such that of {total} images some are held out and some are not")
     held_out, kept = stratified(labels, size, holdout.seed)
     return kept, held_out
